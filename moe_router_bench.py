@@ -1,8 +1,8 @@
 """The tool under a name that no other module has: `python -m moe_router_bench`.
 
-The names of its packages are common ones: a folder that somebody works in may hold a `results.py`
-or a `bench.py`. Once this module is imported, they mean the packages beside it, whatever lies in
-the current folder, on PYTHONPATH or beside a plugin. Each process imports it before any of them.
+The names of its packages are common: the user's working folder may hold a `results.py` or a
+`bench.py`. Once this module is imported, these names mean the packages next to it, whatever is in
+the current folder, on PYTHONPATH or next to a plugin. Each process imports it before any of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ FOLDER = str(Path(__file__).resolve().parent)
 
 
 class OwnPackages:
-    """A finder of this tool's packages, which is asked before any other."""
+    """The finder of this tool's packages, which is asked before any other finder."""
 
     @staticmethod
     def find_spec(
         fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find one of the packages where they lie; every other module is left to others."""
+        """Find one of the tool's packages; leave every other module to other finders."""
         return PathFinder.find_spec(fullname, [FOLDER], target) if fullname in PACKAGES else None
 
 

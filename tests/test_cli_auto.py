@@ -114,8 +114,8 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--seeds many", "--seeds many: give a number from 1 on, or auto"),
-        ("--seeds 0", "--seeds 0: give a number from 1 on, or auto"),
+        ("--seeds many", "--seeds many: give a number of at least 1, or auto"),
+        ("--seeds 0", "--seeds 0: give a number of at least 1, or auto"),
         ("--seeds 3 --resolve 1", "--resolve and --max-seeds belong to --seeds auto"),
         ("--max-seeds 9", "--resolve and --max-seeds belong to --seeds auto"),
         ("--seeds auto --max-seeds 2", "--max-seeds 2 is below the first interim analysis"),

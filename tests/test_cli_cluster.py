@@ -144,7 +144,7 @@ def test_stop_names_runs_of_other_machines_whatever_array_there_was_before(
         main(["stop", "tiny", "--home", str(tmp_path)])
     assert exited.value.code == 0
     printed = capsys.readouterr().out
-    assert printed == "process 70 on node7 is still running: give this command there\n"
+    assert printed == "process 70 on node7 is still running: run this command there\n"
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_a_closed_display_is_opened_again_and_stop_ends_the_array(
     assert second.stdout is not None
     assert "study long is already running: local array of " in second.stdout.readline()
     other = bench(tmp_path, *asked[:-1], "3", status=2)
-    assert "study 'long' is already running by another command (local array of " in other.stderr
+    assert "another command is already running study 'long' (local array of " in other.stderr
     stopped = in_process(tmp_path, "stop", "long")
     assert "asked 2 workers to save and stop" in stopped.stdout
     assert "resume with: cd " in stopped.stdout

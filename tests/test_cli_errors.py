@@ -105,7 +105,7 @@ def planned(
 def kept_in(message: str) -> Path:
     """The file of the traceback that a message names."""
     matched = re.fullmatch(
-        "error: this is a fault of the bench itself, not of your request: KeyError: 'surprise'; "
+        "error: this is a bug in the bench, not a mistake in your request: KeyError: 'surprise'; "
         r"traceback in (\S+); --debug prints it\n",
         message,
     )
@@ -150,7 +150,7 @@ def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str])
         (
             OSError(errno.ENOSPC, "No space left on device", "runs/x"),
             1,
-            "the system refuses: No space left on device: runs/x",
+            "the system refused: No space left on device: runs/x",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -
     output = capsys.readouterr().out
     assert re.search(r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +.* kB +–$", output, re.MULTILINE)
     assert (
-        "finishing time: not known, no trial has run on this machine yet;\n"
+        "finishing time: unknown, no trial has run on this machine yet;\n"
         "`run` shows it after its first trials\n"
     ) in output
     assert not (tmp_path / "runs").exists()
@@ -138,7 +138,7 @@ def test_plan_where_there_are_too_few_gpus_says_all_but_the_end(
 def test_plan_of_timings_alone_on_an_empty_home_knows_no_finishing_time(tmp_path, capsys) -> None:
     here("plan", "--preset", "speed", "--routers", "dense", "--home", str(tmp_path / "runs"))
     assert (
-        "finishing time: not known, throughput never ran on this machine;\n"
+        "finishing time: unknown, throughput never ran on this machine;\n"
         "`run` shows it after its first measurements\n"
     ) in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The commands: each a thin shell over a function of the library.
+"""The commands, each a thin shell over a function of the library.
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once.
 """
@@ -42,8 +42,8 @@ db.add_to(app)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong; 130 Ctrl-C.
 
-    An error that nobody foresaw is the bench's own fault: the message says so, and where the
-    traceback is kept.
+    An unforeseen error is the bench's own fault: the message says so and names the file of its
+    traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _refuse_empty(command_line: Sequence[str]) -> None:
-    """Refuse an argument that says nothing, as `--study ""` does: a default is not what it asks."""
+    """Refuse an empty argument such as `--study ""`: it does not ask for the default."""
     for place, text in enumerate(command_line):
         option, equals, value = text.partition("=")
         if not text.strip():
@@ -70,12 +70,12 @@ def _refuse_empty(command_line: Sequence[str]) -> None:
             what = option
         else:
             continue
-        raise typer.BadParameter(f"{what} is empty: give it a value, or leave it out")
+        raise typer.BadParameter(f"{what} is empty: give it a value or leave it out")
 
 
 def _report(error: Exception) -> int:
     """Print one message on stderr; return the exit status."""
-    # Releases of typer differ in the module that has this type.
+    # The module that defines this type differs between releases of typer.
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error)
         return 2
@@ -87,11 +87,11 @@ def _report(error: Exception) -> int:
 
 
 def _status_in_array(error: Exception) -> int | None:
-    """Return the status of a worker of an array that cannot reach the database; None otherwise."""
+    """Return the exit status of an array's worker that cannot reach the database, else None."""
     from results.text import StoreError
 
     if not isinstance(error, StoreError) and not isinstance(error.__cause__, StoreError):
         return None
-    from bench.execute import RESUMABLE, in_array  # takes seconds where nothing is loaded yet
+    from bench.execute import RESUMABLE, in_array  # takes seconds if nothing is loaded yet
 
     return RESUMABLE if in_array() else None

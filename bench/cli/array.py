@@ -1,4 +1,4 @@
-"""Arrays of workers on the command line: submitted once, followed, and left to themselves."""
+"""Arrays of workers on the command line: submitted, followed, and left running on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 ASK_AGAIN = 10.0
-"""Seconds between two questions to Slurm."""
+"""Seconds between two queries of Slurm."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ArrayEnd:
     """The end of an array.
 
     Attributes:
-        left: why not everything is done; None where it is.
-        failures: the exit statuses of workers other than 0.
+        left: why something is left to do; None if everything is done.
+        failures: the workers' exit statuses other than 0.
     """
 
     left: str | None = None
@@ -56,17 +56,17 @@ class ArrayEnd:
 
 
 def asked_array(work: WorkOptions, preset: Preset) -> ClusterConfig | None:
-    """Return what the workers of the array that options ask for need; None where they ask for none.
+    """Return the cluster settings of the array that the options ask for, or None if they do not.
 
     Raises:
-        typer.BadParameter, RequestError: options contradict each other, or what an array needs is
-            not there.
+        typer.BadParameter, RequestError: options contradict each other, or something that an array
+            needs is missing.
     """
     if work.executor is None:
         for option, value in (("--workers", work.workers), ("--cluster", work.cluster)):
             if value is not None:
                 raise typer.BadParameter(
-                    f"{option} is for an array of workers: add --executor slurm or local; for the "
+                    f"{option} is for an array of workers: add --executor slurm or local; for "
                     "worker processes of this command, use --jobs"
                 )
         return None
@@ -74,13 +74,13 @@ def asked_array(work: WorkOptions, preset: Preset) -> ClusterConfig | None:
         return None
     if work.jobs == 0:
         raise typer.BadParameter(
-            f"--jobs 0 works in this process, and --executor {work.executor} in others: leave one "
-            "of them out"
+            f"--jobs 0 works in this process, --executor {work.executor} in others: leave one of "
+            "them out"
         )
     if work.devices is not None:
         raise typer.BadParameter(
             f"--devices {work.devices} names devices of this machine, but each worker of "
-            f"--executor {work.executor} uses those that it is given: leave it out"
+            f"--executor {work.executor} uses the devices that it is given: leave it out"
         )
     refuse_missing(work.executor)
     return cluster_config(preset.cluster, work.cluster)
@@ -131,7 +131,7 @@ def work_by_array(
 
 
 def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
-    """Return the array that is at work on a study by this very command; None where none is.
+    """Return the array that this same command has at work on a study, or None.
 
     Raises:
         RequestError: another command's array is at work on it.
@@ -141,7 +141,7 @@ def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
         return None
     if array.arguments != tuple(sys.argv[1:]):
         raise RequestError(
-            f"study {study!r} is already running by another command ({array.name}): "
+            f"another command is already running study {study!r} ({array.name}): "
             f"{array.command}; wait until it has finished, stop it with `python bench.py stop "
             f"{study}`, or choose another --study"
         )
@@ -149,7 +149,7 @@ def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
 
 
 def _follow(array: ArrayRecord, store: Store) -> None:
-    """Show how an array goes on until it is over: in place, or in a pipe now and then as a line."""
+    """Show an array's progress until it ends: in place, or in a pipe as a line now and then."""
     console, monitor = Console(highlight=False), Monitor(store, array.study)
     states, asked, shown = array.states(), time.monotonic(), 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:

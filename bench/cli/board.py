@@ -1,4 +1,4 @@
-"""How a run stands at one moment, on a terminal and as a line of text."""
+"""The state of a run at one moment, on a terminal and as a line of text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from bench.cli.display import clock, duration
 from results.text import counted
 
 OPEN = ("interrupted", "waiting")
-"""Statuses of trials that have no result, and that nobody works on."""
+"""Statuses of trials that have no result and that nobody works on."""
 UNDER_WAY = ("running", *OPEN)
-"""Statuses of trials that have no result yet; every other one is an end."""
+"""Statuses of trials that have no result yet; every other status is final."""
 HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left", "host")
-"""The last one is left out where all workers are on one host."""
+"""The last heading is left out if all workers are on one host."""
 BAR = 20
-"""Columns of the bar."""
+"""Width of the bar in columns."""
 AROUND_WORKERS = 6
-"""Lines of a terminal that are not for workers."""
+"""Lines of a terminal that do not show workers."""
 GAP = 2
 """Columns between two cells."""
 
@@ -33,9 +33,9 @@ class Board:
 
     Attributes:
         counts: number of trials by status.
-        worth: trials that have ended, and the shares of those under way.
-        layers: bare layers that were measured, and that are to be in all.
-        rate: trials finished an hour.
+        worth: number of trials that have ended, plus the completed shares of those under way.
+        layers: number of bare layers that were measured, and of those to measure in total.
+        rate: trials finished per hour.
         left: seconds until all trials are done.
         workers: a row of cells for each worker, see `worker_cells`.
     """
@@ -66,7 +66,7 @@ class Board:
         return ", ".join(parts)
 
     def pace(self, now: datetime) -> str:
-        """Return `38 trials/h, ends 07:42 CET (in 5 h 03 min)`, as far as it is known."""
+        """Return `38 trials/h, ends 07:42 CET (in 5 h 03 min)`, as far as known."""
         rate = None if self.rate is None else f"{self.rate:.{0 if self.rate >= 9.95 else 1}f}"
         parts = [f"{rate} trials/h"] if rate else []
         if self.left:
@@ -75,7 +75,7 @@ class Board:
         return ", ".join(parts)
 
     def line(self, now: datetime) -> str:
-        """Return all but the workers, as one line of text."""
+        """Return everything but the workers as one line of text."""
         return "; ".join(filter(None, (self.status(), self.pace(now))))
 
 
@@ -84,7 +84,7 @@ def show_board(board: Board, now: datetime, width: int, room: int) -> Renderable
 
     Args:
         width: width of the terminal in columns.
-        room: lines that there are for the workers.
+        room: number of lines available for workers.
     """
     measured, layers = board.layers
     share = board.worth / board.total if board.total else measured / max(layers, 1)
@@ -107,15 +107,15 @@ def worker_cells(
     left: float | None,
     host: str | None = None,
 ) -> tuple[str, ...]:
-    """Return what a worker does as cells under `HEADINGS`.
+    """Return what a worker is doing, as cells under `HEADINGS`.
 
     Args:
-        name: the router, and what sets the trial apart from its others.
+        name: the router, and what distinguishes the trial from its other trials.
         seed: None for a bare layer.
-        progress: the progress that its lease holds: `doing` is "training" or the suite that
+        progress: the progress recorded in its lease: `doing` is "training" or the suite that
             measures.
         left: seconds until its trial is done.
-        host: the host's name, where there are several.
+        host: the host's name, if there are several hosts.
     """
     step, steps = progress.get("step", 0), progress.get("steps", 0)
     loss, accuracy = progress.get("loss"), progress.get("accuracy")
@@ -131,7 +131,7 @@ def worker_cells(
 
 
 def worker_lines(workers: Sequence[tuple[str, ...]], width: int) -> list[str]:
-    """Return a heading and a line for each worker; the name takes the columns that are left."""
+    """Return a heading and a line for each worker; the name takes the remaining columns."""
     if not workers:
         return []
     rows = [HEADINGS[: len(workers[0])], *workers]

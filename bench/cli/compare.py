@@ -1,4 +1,4 @@
-"""`report --compare`: two studies, or one before and after a change of code, at the terminal."""
+"""`report --compare`: two studies, or one before and after a change of code, on the terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 GAP = 2
 SHOWN = {"n": "n", "a": "A", "b": "B", "difference": "B − A", "p_family": "p (family)"}
-"""The columns that a terminal has room for, and their heads there."""
+"""The columns that fit on a terminal, and their headings there."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table at the terminal, with what is said below it."""
+    """A row of a table on the terminal, with the note below it."""
 
     router: str
     condition: str
@@ -30,10 +30,10 @@ class Line:
 
 
 def compare_studies(store: Store, sides: tuple[str, str], out: Path | None, home: Path) -> None:
-    """Print a comparison, and write it into the folder of the report of the second study.
+    """Print a comparison, and write it into the report folder of the second study.
 
     Raises:
-        StoreError: a side does not exist, or both have nothing in common.
+        StoreError: a side does not exist, or the two have nothing in common.
         RequestError: the folder cannot be written.
     """
     from report.compare import compare
@@ -54,7 +54,7 @@ def compare_studies(store: Store, sides: tuple[str, str], out: Path | None, home
 
 
 def print_comparison(shown: Compared) -> None:
-    """Print the tables, the notes on them, and what changed; 80 columns wide."""
+    """Print the tables, their notes, and what changed, 80 columns wide."""
     print(f"A  {shown.a}\nB  {shown.b}")
     if shown.top1 is not None:
         print("\nTop-1 in %, B − A in percentage points\n")
@@ -94,7 +94,7 @@ def _print_top1(shown: Compared) -> None:
 
 
 def _print_plain(shown: Compared) -> None:
-    """Print a row a system with a column a metric."""
+    """Print one row per system and one column per metric."""
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for row in shown.plain:
         router, condition, name, *_, difference = row.cells
@@ -107,7 +107,7 @@ def _print_plain(shown: Compared) -> None:
 
 
 def _print_lines(heads: Sequence[str], rows: Sequence[Line]) -> None:
-    """Print a table; a name that is too long for its column has a line of its own."""
+    """Print a table; a name that is too long for its column gets its own line."""
     columns = zip(heads, *(row.cells for row in rows), strict=True)
     widths = [max(map(len, column)) for column in columns]
     longest = max(len("router"), *(len(row.router) for row in rows))

@@ -1,4 +1,4 @@
-"""`list`, `show`, `routers`, `new`, `check`: what is registered, and whether it is right."""
+"""`list`, `show`, `routers`, `new`, `check`: what is registered, and whether it is correct."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from bench.cli.display import print_table, table
 if TYPE_CHECKING:
     from routers import Choice, Entry, Range, Registry
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the new router.")]
 Component = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A component; KIND:NAME where several kinds share a name."),
+    typer.Argument(metavar="NAME", help="A component; KIND:NAME if several kinds share a name."),
 ]
 MaybeKind = Annotated[
     str | None,
     typer.Argument(
         metavar="KIND",
-        help="routers, experts, affinities, losses, suites or datasets; all where none.",
+        help="routers, experts, affinities, losses, suites or datasets; all if none is given.",
     ),
 ]
 MaybeRouter = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="A router, to show its card; without it, all are listed."),
+    typer.Argument(metavar="NAME", help="A router, to show its card; if none is given, list all."),
 ]
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def list_components(place: Place, kind: MaybeKind = None) -> None:
-    """List everything that the bench has by name.
+    """List all registered components by name.
 
-    Routers, what they are combined with, what measures them, and what they are
-    trained on.
+    These are routers, what they are combined with, what measures them, and what
+    they are trained on.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def show(place: Place, name: Component) -> None:
 def routers(place: Place, name: MaybeRouter = None) -> None:
     """List the routers, or show the card of one.
 
-    In short what `list routers` and `show NAME` do.
+    Short for `list routers` and `show NAME`.
 
     \b
     Examples:
@@ -89,9 +89,9 @@ def routers(place: Place, name: MaybeRouter = None) -> None:
 
 
 def new(place: Place, name: Name) -> None:
-    """Write a commented router file with its test.
+    """Write a commented router file and its test.
 
-    Into the current folder; it is complete, and passes `check` as it is.
+    They go into the current folder; the router is complete, and passes `check` as it is.
 
     \b
     Example:
@@ -104,11 +104,11 @@ def new(place: Place, name: Name) -> None:
 
 
 def check(place: Place, name: Component) -> None:
-    """Prove a router, experts, a loss, a data set or a suite correct, on a CPU.
+    """Check on the CPU that a router, experts, a loss, a data set or a suite is correct.
 
-    Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load, training
-    steps that continue from saved state; of a data set its images, labels and splits; of a suite
-    what it yields of a tiny trial, against what it declares. The exit status is 1 where a check
+    Covers shapes, capacity, gradients, leaks between groups, extreme inputs, saving and loading,
+    and training steps that continue from saved state; the images, labels and splits of a data set;
+    what a suite yields on a tiny trial, against what it declares. The exit status is 1 if a check
     fails.
 
     \b
@@ -145,7 +145,7 @@ def print_components(registries: Iterable[Registry]) -> None:
 
 
 def print_card(card: Entry) -> None:
-    """Print all that is known of a component; of a suite also what it measures."""
+    """Print all that is known about a component; for a suite, also what it measures."""
     family, source = card.family.replace("_", " "), card.source or "no source given"
     display = f" ({card.display})" if card.display != card.name else ""
     print_table(Text(card.name + display, "bold"))
@@ -188,14 +188,13 @@ def write_router(name: str, folder: Path) -> tuple[Path, Path]:
 
     Args:
         name: the router's name, lower-case words joined by underscores.
-        folder: an existing folder, to write the files to.
+        folder: an existing folder to write the files to.
 
     Returns:
         The router's file and the test's.
 
     Raises:
-        RequestError: a name that cannot be one, or is taken; a file that is there already. Nothing
-            has been written then.
+        RequestError: the name is invalid or taken, or a file exists already; nothing is written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # lists need none of it
 
@@ -204,12 +203,12 @@ def write_router(name: str, folder: Path) -> tuple[Path, Path]:
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise RequestError(
             f"{name!r} cannot name a router: a name is lower-case letters, digits and underscores, "
-            f"a letter first, and no word of Python; {_valid(name)!r} would do"
+            f"begins with a letter, and is no Python keyword; {_valid(name)!r} would do"
         )
     files = folder / f"{name}.py", folder / f"test_{name}.py"
     for file in files:
         if file.exists():
-            raise RequestError(f"{file} exists already; choose another name, or move it away")
+            raise RequestError(f"{file} exists already; choose another name or move the file")
     if name in ROUTERS.names():
         raise RequestError(f"there is a router {name!r} already; {_valid(f'my_{name}')!r} would do")
     if importlib.util.find_spec(name) is not None:
@@ -231,7 +230,7 @@ def write_router(name: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _valid(name: str) -> str:
-    """Return the nearest name that a router can have."""
+    """Return the nearest valid name for a router."""
     from routers import ROUTERS
 
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name.removesuffix(".py"))

@@ -1,4 +1,4 @@
-"""What every command has: the folder, database and plugins it works with, and how it fails."""
+"""What all commands share: the folder, database and plugins they work with, and how they fail."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class CommonOptions:
     home: Annotated[
         Path,
         typer.Option(
-            envvar="BENCH_HOME", metavar="FOLDER", help="The folder of everything that runs make."
+            envvar="BENCH_HOME", metavar="FOLDER", help="The folder for everything that runs write."
         ),
     ] = Path("runs")
     db: Annotated[
         str | None,
         typer.Option(
             metavar="DATABASE",
-            help="A SQLite file or any SQLAlchemy URL.",
+            help="The database: a SQLite file or any SQLAlchemy URL.",
             show_default="bench.db in the home folder",
         ),
     ] = None
@@ -46,7 +46,7 @@ class CommonOptions:
         typer.Option(metavar="FILE", help="Python file that registers components; repeatable."),
     ] = None
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
-    """`main` searches for it itself, since errors may come before any command."""
+    """`main` looks for this option itself, since an error may occur before any command runs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Place:
     """The folder, database and plugins that a command works with.
 
     Attributes:
-        home: folder of everything that runs make, absolute.
+        home: folder for everything that runs write, absolute.
         database: path or URL of the database.
         plugins: files to load before the command does its work.
     """
@@ -67,24 +67,24 @@ class Place:
         """Return the database.
 
         Raises:
-            StoreError: there is none and `create` is False, or it cannot be used.
+            StoreError: it does not exist and `create` is False, or it cannot be used.
         """
         from results import open_store
 
         return open_store(self.database, create=create)
 
     def has_store(self) -> bool:
-        """Return whether there is a database to read."""
+        """Tell whether there is a database to read."""
         return "://" in self.database or Path(self.database).exists()
 
     def load(self, *, watch: bool = False) -> None:
         """Register everything: built-in components, installed plugins, the user's own files.
 
         Args:
-            watch: whether to note the files that plugins open, of which the command warns.
+            watch: whether to note the files that plugins open, so that the command can warn.
 
         Raises:
-            RequestError: a file of the user's cannot be imported.
+            RequestError: one of the user's files cannot be imported.
         """
         import bench.data
         import bench.model  # noqa: F401
@@ -104,8 +104,8 @@ class Place:
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
     """Register a function as a command.
 
-    Its first parameter is the `Place`, made of the options that every command takes. The others are
-    its own arguments and options; one that is a dataclass stands for an option a field.
+    Its first parameter is the `Place`, made from the options that every command takes. The others
+    are its own arguments and options; a dataclass stands for one option per field.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -132,8 +132,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                 plugins = tuple(map(_expanded, common.plugin or ()))
                 function(Place(home, database, plugins), **values)
             except KeyboardInterrupt:
-                # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
-                # print a traceback of it.
+                # Python's cleanup at exit takes a moment, during which an impatient third Ctrl-C
+                # would print a traceback.
                 atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 print("\ninterrupted; resume with the same command", file=sys.stderr)
                 raise typer.Exit(130) from None
@@ -154,7 +154,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """Return the options that a command's parameter stands for: itself, or a dataclass's fields."""
+    """Return the options that a parameter stands for: itself, or the fields of a dataclass."""
     if not is_dataclass(parameter.annotation):
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     types = get_type_hints(parameter.annotation, include_extras=True)
@@ -174,7 +174,7 @@ def _database(text: str) -> str:
     file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
     if file in ("", ":memory:"):
         raise typer.BadParameter(
-            f"--db {text} is in memory and would be gone at the end: name a file, as --db my.db"
+            f"--db {text} is in memory and would be lost at exit: name a file, as in --db my.db"
         )
     return text if "://" in text else str(_expanded(Path(text)))
 
@@ -182,7 +182,7 @@ def _database(text: str) -> str:
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError as error:  # no such user, or HOME is unset and the user is nobody's
+    except RuntimeError as error:  # no such user, or HOME is unset and the user id has no account
         raise typer.BadParameter(f"{path}: {error} Write the path in full.") from None
 
 
@@ -190,40 +190,40 @@ REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPIPE),
 }
-"""What an operating system answers where neither the request nor the code is wrong."""
+"""Errors of the operating system for which neither the request nor the code is to blame."""
 
 
 class CommandError(Exception):
-    """An error that no request is to blame for: the system's refusal, or the bench's own fault."""
+    """An error that the request did not cause: the system's refusal, or the bench's own fault."""
 
     exit_status = 1
 
 
 def classified(error: Exception, home: Path | None) -> Exception:
-    """Return an error that has one message for the user: the error itself where it was foreseen.
+    """Return an error with one message for the user: the error itself if it was foreseen.
 
     Args:
-        home: the folder of everything that runs make, in whose `logs` a traceback is kept; None,
-            or one that cannot be written, has it in a temporary file.
+        home: the folder for everything that runs write; its `logs` keeps the traceback. If it is
+            None or cannot be written, a temporary file keeps it.
     """
-    # What is raised on purpose has an exit status; typer's own errors have a way to be written.
+    # Errors raised on purpose have an exit status; typer's own have a method to format them.
     own = hasattr(error, "exit_status") or hasattr(error, "format_message")
     if own or isinstance(error, typer.Exit | typer.Abort):
         return error
     if isinstance(error, OSError) and error.errno in REFUSED:
         where = f": {error.filename}" if error.filename else ""
-        return CommandError(f"the system refuses: {error.strerror}{where}")
+        return CommandError(f"the system refused: {error.strerror}{where}")
     if isinstance(error, MemoryError):
         return CommandError("this machine has too little memory for that")
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return CommandError(
-        f"this is a fault of the bench itself, not of your request: {message}; "
+        f"this is a bug in the bench, not a mistake in your request: {message}; "
         f"traceback in {_keep_traceback(error, home)}; --debug prints it"
     )
 
 
 def _keep_traceback(error: Exception, home: Path | None) -> Path:
-    """Write a traceback into a file of its own; return the file."""
+    """Write a traceback to a new file, and return the file."""
 
     def written(folder: Path | None) -> Path:
         name = f"error-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-"

@@ -1,4 +1,4 @@
-"""`db`: what the database holds, and what can be done with it."""
+"""`db`: show, upgrade, merge, verify and export the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from results.merge import Disagreement, Merged
 
 MOST_DISAGREEMENTS = 30
-"""Rows of a table that is printed."""
+"""The most rows of disagreements that are printed."""
 
 Export = Annotated[
     Path | None, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
@@ -29,7 +29,7 @@ EventFiles = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Write the curves of each trial as event files of TensorBoard, instead of a file.",
+        help="Write each trial's curves as TensorBoard event files, instead of a table.",
     ),
 ]
 OneStudy = Annotated[
@@ -37,12 +37,12 @@ OneStudy = Annotated[
 ]
 Sources = Annotated[
     list[str],
-    typer.Argument(metavar="DATABASE", help="SQLite files or URLs, which are only read."),
+    typer.Argument(metavar="DATABASE", help="SQLite files or URLs; they are only read."),
 ]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
+    """Register the `db` commands."""
     group = typer.Typer(
         help="The database: info, upgrade, merge, verify, export.",
         no_args_is_help=True,
@@ -70,7 +70,7 @@ def info(place: Place) -> None:
     if about.last_write is not None:
         print(f"last written {clock(about.last_write, now)}")
     if about.working:
-        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
+        print(f"{about.working} {'run is' if about.working == 1 else 'runs are'} using it now")
     print()
     rows = table("table", "rows", right="rows")
     for name, number in about.rows.items():
@@ -78,7 +78,7 @@ def info(place: Place) -> None:
     print_table(rows)
     if about.studies:
         print()
-        studies = table("study", "trials", "layers", "last asked for", right="trials layers")
+        studies = table("study", "trials", "layers", "last requested", right="trials layers")
         for study in about.studies:
             asked = clock(study.requested_at, now)
             studies.add_row(study.name, str(study.trials), str(study.layers), asked)
@@ -86,7 +86,7 @@ def info(place: Place) -> None:
 
 
 def upgrade(place: Place) -> None:
-    """Bring a database of an older version to the schema of this one.
+    """Upgrade a database of an older version to the current schema.
 
     \b
     Example:
@@ -99,13 +99,13 @@ def upgrade(place: Place) -> None:
 
 
 def merge(place: Place, sources: Sources) -> None:
-    """Add to the database what others hold, such as those of other machines.
+    """Add the contents of other databases, such as those of other machines, to the database.
 
-    Equal trials are one. Each measurement stays with its machine, and results of one trial that
-    differ are shown. Merging again changes nothing. Weights and logs that lie beside a SQLite file
-    are copied into the home folder. The settings that `tune` tried come along from tuning.db, which
-    lies there too, so that `run --tuned` uses them. Where one router was tuned differently under
-    the same name, this is shown, and the database keeps its own.
+    Equal trials become one. Each measurement stays with its machine, and results of one trial that
+    differ are shown. Merging again changes nothing. Weights and logs next to a SQLite file are
+    copied into the home folder. The settings that `tune` tried are merged from the tuning.db next
+    to it, so that `run --tuned` uses them. If a router was tuned differently under the same name,
+    this is shown, and the database keeps its own.
 
     \b
     Examples:
@@ -131,7 +131,7 @@ def merge(place: Place, sources: Sources) -> None:
 
 
 def _brought(merged: Merged) -> str:
-    """Say in some lines what a source brought."""
+    """Return a few lines about what a source added."""
     from results.text import counted
 
     nouns = {name: (name[:-1], name) for name in merged.added if "_" not in name}
@@ -148,7 +148,7 @@ def _brought(merged: Merged) -> str:
 
 
 def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
-    """Say what came of the tunings of a source, and what was left out."""
+    """Yield lines about what was added from a source's tunings, and what was left out."""
     from bench.cli.display import wrapped
     from results.text import counted
 
@@ -156,7 +156,7 @@ def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
         tuning, _, router = search.name.partition("/")
         if search.difference is not None:
             yield from wrapped(
-                f"left out what {merged.source} has of tuning {tuning} of {router}, which differs: "
+                f"left out {merged.source}'s tuning {tuning} of {router}, which differs: "
                 f"{search.difference}"
             )
         elif search.added:
@@ -170,15 +170,15 @@ def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
 
 
 def _print_disagreements(differing: Sequence[Disagreement]) -> None:
-    """Print results of equal trials that differ, a row a metric."""
+    """Print the differing results of equal trials, one row per metric."""
     from bench.cli.display import print_table, table
     from results.text import counted
 
     trials = counted(len({each.trial for each in differing}), "trial")
     print(
         f"\nResults of {trials} differ between attempts that should agree. All are kept,\n"
-        "each with its machine; in a report the attempt that began last counts. The\n"
-        "largest differences, one number a metric:\n"
+        "each with its machine; a report uses the attempt that began last. The largest\n"
+        "differences, one number per metric:\n"
     )
     rows = table("trial", "metric", "earliest", "other", "difference", right="difference")
     rows.columns[0].overflow = "fold"
@@ -199,17 +199,17 @@ def _print_disagreements(differing: Sequence[Disagreement]) -> None:
 
 
 def _distinct(one: float, other: float) -> tuple[str, str]:
-    """Return two numbers with four digits, or nine where those do not tell them apart."""
+    """Return two numbers with four digits, or with nine if four do not distinguish them."""
     texts = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in (4, 9)]
     return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
 
 
 def verify(place: Place) -> None:
-    """Find what is wrong in the database and with its weights; nothing is changed.
+    """Find what is wrong with the database and its weights; nothing is changed.
 
-    Rows that refer to none, or belong to nothing; arrays that cannot be read; weights in the home
-    folder that are not as they were written, or that no attempt has trained. The exit status is 1
-    where something is wrong.
+    Finds rows that refer to missing rows or belong to nothing, arrays that cannot be read, and
+    weights in the home folder that are not as they were written or that no attempt has trained.
+    The exit status is 1 if something is wrong.
 
     \b
     Example:
@@ -227,14 +227,14 @@ def verify(place: Place) -> None:
         damaged = any(fault.kind == "database file" for fault in faults)
         weights = None if damaged else verify_weights(store, place.home)
     if weights is None:
-        print("the file itself is damaged, so neither rows nor weights were compared")
+        print("the file itself is damaged, so neither rows nor weights were checked")
     else:
         faults += weights.faults
         files = counted(weights.checked, "file")
         print(f"{files} of weights {'is' if weights.checked == 1 else 'are'} as written")
     if weights and weights.absent:
-        absent = counted(weights.absent, "trial is", "trials are")
-        print(f"the weights of {absent} not there: a suite that needs them trains again")
+        absent = counted(weights.absent, "trial are", "trials are")
+        print(f"the weights of {absent} missing: a suite that needs them trains again")
     if not faults:
         print("nothing is wrong")
         return
@@ -255,9 +255,10 @@ def export(
     study: OneStudy = None,
     tensorboard: EventFiles = None,
 ) -> None:
-    """Write one tidy table, a row a metric.
+    """Write one tidy table with one row per metric.
 
-    With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
+    Each row has its study, suite, router, hyper-parameters, seed, layer, step, split and
+    environment.
 
     \b
     Examples:

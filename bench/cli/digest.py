@@ -1,4 +1,4 @@
-"""The digest of a study: what a reader wants to know in the morning, as plain text."""
+"""The digest of a study: what a reader wants to know the next morning, as plain text."""
 
 import math
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ from results.statistics.means import Interval
 
 Ranked = tuple[Row, Interval]
 MOST = 20
-"""Failures that are listed; `status` lists all."""
+"""The most failures that are listed; `status` lists all."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial or a measurement that gave no result; `new` where the latest run is to blame."""
+    """A trial or a measurement that gave no result; `new` if it failed in the latest run."""
 
     what: str
     why: str
@@ -35,19 +35,19 @@ class Failure:
 
 
 def digest(store: Store, study: str, home: Path) -> str:
-    """Return what finished, what failed and why, what is new, and who is best: 80 columns of text.
+    """Return what finished, what failed and why, what is new, and who is best, 80 columns wide.
 
     Args:
-        home: folder of everything that runs make.
+        home: folder for everything that runs write.
 
     Raises:
-        StoreError: no such study.
+        StoreError: there is no such study.
     """
     return digest_of(read_standing(store, study), main_metrics(store, study, history=True), home)
 
 
 def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
-    """Return the digest of a study that was read already, with the history of its main metrics."""
+    """Return the digest of a study that was already read, with the history of its main metrics."""
     begun = standing.runs[-1].started_at if standing.runs else None
     failures = list(_failures(standing, begun, home))
     page = home / "reports" / standing.study.name / "index.html"
@@ -62,7 +62,7 @@ def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
 
 
 def _news(standing: Standing, failures: list[Failure], begun: datetime | None) -> Iterator[str]:
-    """Yield what the latest run trained and measured, and what was done already."""
+    """Yield what the latest run trained and measured, and what was already done."""
     if begun is None:
         return
     trials, measurements = standing.trials, standing.measurements
@@ -109,7 +109,7 @@ def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterato
 
 
 def _best(frame: pd.DataFrame, begun: datetime | None, analyses: int) -> Iterator[str]:
-    """Return each suite's best row, and the one before the latest run where it was another.
+    """Yield each suite's best row, and the best before the latest run if that was another one.
 
     Args:
         analyses: the number of interim analyses that were planned.
@@ -118,15 +118,15 @@ def _best(frame: pd.DataFrame, begun: datetime | None, analyses: int) -> Iterato
     columns = main_columns(now)
     before = {}
     if begun is not None:
-        # What was known then: the last value of each number.
+        # What was known before that run: the last value of each number.
         earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
-        layers = earlier["attempt"].isna()  # which are timed on each machine
+        layers = earlier["attempt"].isna()  # bare layers are timed on each machine
         earlier = earlier.assign(timed_on=earlier["machine"].where(layers))
         place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "timed_on"]
         known = earlier.drop_duplicates(place, keep="last")
         before = {column.suite: column for column in main_columns(known)}
     if columns:
-        yield "Best by each suite's main metric, with its 95 % interval:"
+        yield "Best by each suite's main metric, with 95 % interval:"
     for column in columns:
         yield f"  {column.meaning}"
         for line in _leader(column, before.get(column.suite), analyses):
@@ -150,7 +150,7 @@ def _leader(column: Column, before: Column | None, analyses: int) -> Iterator[st
 
 
 def _second(column: Column, best: Ranked, others: list[Ranked], analyses: int) -> Iterator[str]:
-    """Yield the second of the rows that compare with the best, by the same rules as a report."""
+    """Yield the second-best row that compares with the best, by the same rules as a report."""
     from report.conditions import Entry, System, Systems
 
     rows = [row for row, _ in (best, *others)]
@@ -169,7 +169,7 @@ def _second(column: Column, best: Ranked, others: list[Ranked], analyses: int) -
 
 
 def _unresolved(column: Column, rows: list[Row], analyses: int) -> str:
-    """Say that the first of the rows is not shown to differ from the second; "" if it is.
+    """Return a note that the first row is not shown to differ from the second; "" if it is.
 
     All pairs of rows are one family. Timings of bare layers, which have no seed, are not tested.
     """
@@ -185,7 +185,7 @@ def _unresolved(column: Column, rows: list[Row], analyses: int) -> str:
 
 
 def _ranked(column: Column) -> list[Ranked]:
-    """Rank rows, the best first; leave out A/A replicates and what is constant or not finite.
+    """Return the rows ranked, best first, without A/A replicates and constant or non-finite values.
 
     A second run in the A/A control competes with nobody.
     """

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and tables that fit a terminal."""
+"""Human-readable numbers, and tables that fit a terminal."""
 
 import re
 import textwrap
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 80
-"""Columns of a terminal, at least."""
+"""The fewest columns that a terminal has."""
 
 
 def duration(seconds: float) -> str:
@@ -28,9 +28,9 @@ def duration(seconds: float) -> str:
 
 
 def clock(moment: datetime, now: datetime) -> str:
-    """Return `07:42 CET` on the day of `now`, `Tue 07:42 CET` in its week, else with the date.
+    """Return `07:42 CET` on the day of `now`, `Tue 07:42 CET` within 6 days, else with the date.
 
-    Times are shown in this machine's time zone; a moment without a zone is taken to be in it.
+    Times are shown in this machine's time zone; a moment without a zone is assumed to be in it.
     """
     moment, now = moment.astimezone(), now.astimezone()
     days = abs((moment.date() - now.date()).days)
@@ -39,14 +39,14 @@ def clock(moment: datetime, now: datetime) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """Return the first line that says something, without a terminal's control characters."""
+    """Return the first line that is not blank, without terminal control characters."""
     lines = (re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", line) for line in (text or "").splitlines())
     plain = (re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line).strip() for line in lines)
     return next(filter(None, plain), "")
 
 
 def wrapped(line: str, hang: str = "  ") -> list[str]:
-    """Wrap a text at `WIDTH` columns, but for words that are longer; its other lines hang."""
+    """Wrap a text at `WIDTH` columns, except longer words; all lines but the first hang."""
     indent = " " * (len(line) - len(line.lstrip())) + hang
     return textwrap.wrap(
         line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
@@ -64,7 +64,7 @@ def count(amount: float) -> str:
 
 
 def _scaled(amount: float, units: tuple[str, ...]) -> str:
-    """Return three digits and the first unit that needs no more; units grow by 1000."""
+    """Return three digits and the smallest unit for which they suffice; units grow by 1000."""
     for unit in units[:-1]:
         if amount < 999.5:
             return f"{amount:.3g}{unit}"
@@ -73,7 +73,7 @@ def _scaled(amount: float, units: tuple[str, ...]) -> str:
 
 
 def flops(amount: float) -> str:
-    """Return FLOPs as `7.1e11`: they span too many orders of magnitude for units."""
+    """Return FLOPs as `7.1e11`, since they span too many orders of magnitude for units."""
     mantissa, exponent = f"{amount:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
@@ -87,7 +87,7 @@ def table(*columns: str, right: str = "") -> Table:
 
 
 def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
-    """Add rows of router, condition and cells, by condition; those without one come first."""
+    """Add rows of router, condition and cells, grouped by condition; rows without one are first."""
     groups: dict[str, list[tuple[str, Sequence[str]]]] = {}
     for router, condition, cells in rows:
         groups.setdefault(condition, []).append((router, cells))
@@ -99,7 +99,7 @@ def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> 
 
 
 def print_table(renderable: Any) -> None:
-    """Print on standard output; in a pipe 100 columns wide."""
+    """Print on standard output, 100 columns wide in a pipe."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=100)

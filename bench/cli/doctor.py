@@ -1,6 +1,6 @@
-"""`doctor`: one finding for each thing that a run needs, and how to mend it.
+"""`doctor`: one finding for each thing that a run needs, and how to fix it.
 
-Nothing is imported at the top that could itself be what is broken.
+Nothing that might itself be broken is imported at the top.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ENOUGH_MEMORY = 2 * GIGABYTE
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was examined.
+    """The result of one examination.
 
     Attributes:
-        status: "fail" where a run would not work, "warn" where it would work badly.
-        mend: what to do; empty where nothing is to be done.
+        status: "fail" if a run would not work, "warn" if it would work badly.
+        mend: what to do; empty if nothing needs to be done.
     """
 
     status: Status
@@ -52,24 +52,25 @@ Device = Annotated[
     ),
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="With --device: small shapes; its times mean nothing.")
+    bool, typer.Option("--quick", help="With --device: small shapes; the times mean nothing.")
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="With --device: the report.",
+        help="With --device: the file of the report.",
         show_default="device-NAME.md in the home folder",
     ),
 ]
 
 
 def doctor(place: Place, device: Device = None, quick: Quick = False, out: Out = None) -> None:
-    """Say what is fit on this machine and what is not.
+    """Check what a run needs on this machine, and say how to fix what is missing.
 
-    torch, device, data, database, disk, plugins. The exit status is 1 where a run would not work.
-    With --device a device is examined instead: whether every router computes there what it does on
-    the CPU, twice the same, how fast, in how much memory. It takes 5 minutes on a GPU.
+    Checks torch, device, data, database, disk and plugins. The exit status is 1 if a run would not
+    work. With --device it examines a device instead: whether every router computes there what it
+    computes on the CPU, gives the same result twice, how fast, and in how much memory. It takes 5
+    minutes on a GPU.
 
     \b
     Examples:
@@ -86,7 +87,7 @@ def doctor(place: Place, device: Device = None, quick: Quick = False, out: Out =
 
 
 def render(findings: Iterable[tuple[str, Finding]]) -> Table:
-    """Return a table; what is to be done is under each finding."""
+    """Return a table of the findings, each with what to do under it."""
     made = table("", "status", "what was found")
     made.columns[-1].overflow = "fold"
     for name, finding in findings:
@@ -98,12 +99,12 @@ def render(findings: Iterable[tuple[str, Finding]]) -> Table:
 
 
 def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[tuple[str, Finding]]:
-    """Examine everything that a run needs, by name; nothing is left behind.
+    """Examine everything that a run needs, and return the findings by name; leave nothing behind.
 
     Args:
-        home: the folder where runs lie; it need not exist.
+        home: the folder of runs; it need not exist.
         database: path or URL of the database.
-        plugins: files that are to be loaded.
+        plugins: files to load.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", lambda: Finding("ok", f"{platform.python_version()} in {sys.prefix}")),
@@ -150,7 +151,7 @@ def _device() -> Finding:
         if shutil.which("nvidia-smi") is None:
             return Finding("ok", "no GPU; runs use the CPU")
         detail = f"there is an NVIDIA driver, which torch {torch.__version__} cannot use"
-        return Finding("warn", detail, "install a torch that is built for its CUDA")
+        return Finding("warn", detail, "install a torch that was built for its CUDA version")
     named = []
     for index in range(torch.cuda.device_count()):
         identity = torch.eye(3, device=f"cuda:{index}")
@@ -179,7 +180,7 @@ def _load() -> Finding:
 
     load, there = psutil.getloadavg()[0], cores()
     detail = f"{load:.1f} processes wanted to run in the last minute, on {counted(there, 'core')}"
-    return _warn_if(load > there / 2, detail, "timings will be noisy: let other work end first")
+    return _warn_if(load > there / 2, detail, "timings will be noisy: let other work finish first")
 
 
 def _memory() -> Finding:
@@ -198,7 +199,7 @@ def _data() -> Finding:
 
     dataset = load_dataset(DataConfig.model_validate({"name": "fashion_mnist_mini"}))
     if dataset.content_hash != CONTENT_HASH:
-        detail = f"the embedded images have the hash {dataset.content_hash}, not {CONTENT_HASH}"
+        detail = f"the embedded images have hash {dataset.content_hash}, not {CONTENT_HASH}"
         return Finding("fail", detail, f"git checkout -- {FILE}")
     images = sum(len(split) for split in dataset.splits.values())
     return Finding("ok", f"{dataset.name}: {images:,} images, as they should be")
@@ -212,7 +213,7 @@ def _suites() -> Finding:
     try:
         answers = self_test()
     except BenchError as error:
-        return Finding("fail", str(error), "mend the suite; what it has measured cannot be trusted")
+        return Finding("fail", str(error), "fix the suite; its measurements cannot be trusted")
     return Finding("ok", f"{counted(answers, 'known answer')}, all measured right")
 
 
@@ -225,11 +226,11 @@ def _home(home: Path) -> Finding:
             file.write(b"0" * 4096)
             file.flush()
     except OSError as error:
-        mend = "choose another with --home or BENCH_HOME"
+        mend = "choose another folder with --home or BENCH_HOME"
         return Finding("fail", f"cannot write into {there}: {error.strerror}", mend)
     free = shutil.disk_usage(there).free
     detail = f"{home}: {free / GIGABYTE:.0f} GB free"
-    mend = "make room: checkpoints of large presets need more"
+    mend = "free some space: checkpoints of large presets need more"
     return _warn_if(free < ENOUGH_DISK, detail, mend)
 
 
@@ -243,7 +244,7 @@ def _database(database: str) -> Finding:
         if why := refusal(file):
             return Finding("fail", why, WAY_OUT)
         if not file.exists():
-            return Finding("ok", f"{file}: none yet; the first run makes it")
+            return Finding("ok", f"{file}: none yet; the first run creates it")
     try:
         with open_store(database, create=False) as store:
             about = describe(store)
@@ -259,7 +260,7 @@ def _entry_points() -> Finding:
     failures = load_entry_points()
     if failures:
         detail = "; ".join(failure.message for failure in failures)
-        return Finding("warn", detail, "mend or uninstall it; all others work")
+        return Finding("warn", detail, "fix or uninstall it; all others work")
     return Finding("ok", f"{len(list_routers())} routers are registered")
 
 

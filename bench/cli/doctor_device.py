@@ -1,6 +1,6 @@
 """`doctor --device`: what a device computes and how fast, as a Markdown report to publish.
 
-It names no host, user or path. Without a GPU it runs as well, and compares the CPU with itself.
+The report names no host, user or path. With `cpu` it needs no GPU and compares the CPU with itself.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["cpu", "cuda"]
 LIMIT = 280.0
-"""Seconds after which no further timing begins."""
+"""Seconds after which no further timing starts."""
 WIDTHS: dict[bool, dict[str, int]] = {
     False: {"dim": 96, "num_experts": 8, "tokens": 49, "groups": 8},
     True: {"dim": 8, "num_experts": 4, "tokens": 16, "groups": 3},
 }
-"""Sizes of the layers that are compared, by whether it has to be quick."""
+"""Sizes of the layers that are compared, by whether the run is quick."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class DeviceReport:
     """The findings on a device.
 
     Attributes:
-        about: what device, libraries and code it was, by name.
-        speeds: by the heading of their table; those that time did not suffice for are missing.
-        left_out: timings that time did not suffice for.
-        seconds: what all of it took.
-        quick: whether the times mean nothing.
+        about: the device, libraries and code, by name.
+        speeds: by the heading of their table, without those that did not fit in the time.
+        left_out: number of timings that did not fit in the time.
+        seconds: duration of the whole examination.
+        quick: whether shapes were small, so that the times mean nothing.
     """
 
     device: DeviceName
@@ -55,7 +55,7 @@ class DeviceReport:
 
     @property
     def faults(self) -> list[str]:
-        """What is not as it should be, a sentence each."""
+        """What is not as it should be, one sentence each."""
         compared = [f"{each.name}: {fault}" for each in self.agreements for fault in each.faults]
         timed = [
             f"{each.name}, {heading}: {each.error}"
@@ -67,7 +67,7 @@ class DeviceReport:
 
 
 def doctor_device(place: Place, name: DeviceName, quick: bool, out: Path | None) -> None:
-    """Examine a device and write the report; the exit status is 1 where something is wrong.
+    """Examine a device and write the report; the exit status is 1 if something is wrong.
 
     Raises:
         RequestError: torch sees no such device.
@@ -79,7 +79,8 @@ def doctor_device(place: Place, name: DeviceName, quick: bool, out: Path | None)
     if name == "cuda" and not torch.cuda.is_available():
         raise RequestError(
             f"--device cuda: torch {torch.__version__} sees no CUDA device here; "
-            "`python bench.py doctor` says why, and --device cpu runs the same on the CPU"
+            "`python bench.py doctor` says why, and --device cpu runs the same examination on the "
+            "CPU"
         )
     place.load()
     report = examine(name, quick, lambda line: print(line, file=sys.stderr))
@@ -124,12 +125,12 @@ def examine(name: DeviceName, quick: bool, emit: Callable[[str], object]) -> Dev
 def _timings(
     device: torch.device, effort: Effort
 ) -> Iterable[tuple[str, str, Callable[[], Speed]]]:
-    """List what is timed: the heading of its table, its name, and how."""
+    """Yield each timing: the heading of its table, its name, and a function that takes it."""
     from functools import partial
 
     from bench.check import DENSE, MODELS, layer_speed, model_speed, routers_to_compare
 
-    # The models first: they are few, and may not be cut off by the limit.
+    # The models first: they are few, and the limit must not cut them off.
     for half in (True, False):
         for name in MODELS:
             measure = partial(model_speed, name, device, half, effort)
@@ -143,7 +144,7 @@ def _timings(
 
 
 def about_device(device: torch.device) -> dict[str, str]:
-    """Describe the device, the libraries and the code, without the name of a host or a path."""
+    """Describe the device, the libraries and the code, without naming a host or a path."""
     import torch
 
     from bench.environment import code_version, machine
@@ -164,7 +165,7 @@ def about_device(device: torch.device) -> dict[str, str]:
 
 
 def summary(report: DeviceReport) -> str:
-    """Return what was seen in one sentence."""
+    """Return the findings in one sentence."""
     whole = len(report.agreements)
     equal = sum(each.equal for each in report.agreements)
     repeatable = sum(each.repeatable for each in report.agreements)
@@ -182,18 +183,18 @@ def markdown(report: DeviceReport) -> str:
 
     lines = [f"# Routers on {report.about['device']}", "", summary(report), ""]
     if report.device == "cpu":
-        lines += ["This is the CPU, compared with itself: it says nothing of a GPU.", ""]
+        lines += ["This is the CPU, compared with itself: it says nothing about a GPU.", ""]
     if report.quick:
-        lines += ["It is a quick run at small shapes: its times mean nothing.", ""]
+        lines += ["This is a quick run at small shapes: its times mean nothing.", ""]
     lines += _table(["", ""], [[name, text] for name, text in report.about.items()])
     if report.faults:
         lines += ["## What is wrong", "", *(f"- {fault}" for fault in report.faults), ""]
     lines += [
         "## Results against the CPU",
         "",
-        f"Errors of a layer's output and gradients, over the norm of the CPU's, in float32; up to "
-        f"{EQUAL:g} they count as equal. Moved: pairs of a token and an expert that one device "
-        "takes and the other does not. Bits: whether a second pass in training gives the same. "
+        f"Errors of a layer's output and gradients, relative to the norm on the CPU, in float32; "
+        f"up to {EQUAL:g} they count as equal. Moved: token-expert pairs that only one of the "
+        "devices selects. Bits: whether a second training pass gives the same bits. "
         "bfloat16: autocast against float32 on the device; up to "
         f"{HALF_BOUNDS[0]:.3g} and {HALF_BOUNDS[1]:.3g} is expected. "
         "Waits: whether the host waits for the device in a forward pass.",
@@ -214,8 +215,8 @@ def _how_timed(report: DeviceReport) -> str:
     left = f" {report.left_out} timings did not fit in the time." if report.left_out else ""
     return (
         f"Medians, {clock}; 8 experts with default settings, untrained. Training: forward and "
-        "backward pass, whose rate and peak memory above the weights are shown. `dense` is an MLP "
-        f"of one expert's shape, or the model without experts.{left}"
+        "backward pass; rate and peak memory (above the weights) are those of training. `dense` is "
+        f"an MLP of one expert's shape, or the model without experts.{left}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A run as it happens: what ends as lines and, on a terminal, what goes on below them."""
+"""A run as it happens: a line for what ends and, on a terminal, what is running below."""
 
 import threading
 import time
@@ -23,14 +23,14 @@ COLOURS = {
     "waiting": "dim",
 }
 PLAIN_SECONDS = 300
-"""Seconds between two lines of how the run stands, where there is no terminal."""
+"""Seconds between two lines on the state of the run, if there is no terminal."""
 
 
 class Display:
-    """A listener to a run's events that prints what ends; below, on a terminal, the run's board.
+    """A listener to a run's events that prints what ends and, on a terminal, the board below it.
 
     Args:
-        store: the database that the run writes, from which the board is read.
+        store: the database that the run writes to and the board is read from.
         study: the name of the run's study.
         console: where to print; None for standard output.
     """
@@ -81,7 +81,7 @@ class Display:
             case Ended(task, status, seconds, error):
                 self._print(task, status, error or f"trained in {duration(seconds)}")
             case Measured(task, suite, status, seconds, error):
-                # What belongs to a trained trial is part of its line, unless it fails.
+                # A measurement of a trained trial is part of the trial's line, unless it fails.
                 if task.seed is None or status == "failed":
                     text = f"{suite}: {error}" if error else f"{suite} in {duration(seconds)}"
                     self._print(task, status, text)
@@ -95,7 +95,7 @@ class Display:
         self._console.print(line, soft_wrap=not self._console.is_terminal)
 
     def _paint(self) -> None:
-        """Draw the board until the run ends; one that cannot be read or shown stays as it was."""
+        """Draw the board until the run ends; if it cannot be read or shown, keep the last one."""
         monitor = Monitor(self._store, self._study)
         while not self._closed.is_set():
             with suppress(StoreError, OSError):

@@ -1,6 +1,6 @@
-"""The page of a study that runs: read from the database again and again, and made when it changed.
+"""The page of a running study: polled from the database, and made again when the study changed.
 
-A run is not disturbed: the database is opened for reading alone and closed after each reading,
+This does not disturb a run: the database is opened read-only and closed after each reading,
 reading and drawing take a small share of the time, and nothing is drawn while a layer is timed.
 """
 
@@ -22,18 +22,18 @@ from results.store.leases import alive
 from results.text import counted
 
 SECONDS = 2.0
-"""Least time between two readings of the database."""
+"""Least number of seconds between two readings of the database."""
 PAUSE, PAUSE_DRAWING = 10, 5
-"""Times the processor time that a reading, or the making of a page, took pass until the next."""
+"""Pause after a reading, and after making a page, in multiples of the processor time it took."""
 WATCHED = 60.0
-"""Seconds after a browser asked last in which the page is still made."""
+"""Seconds for which the page is still made after a browser last asked for it."""
 POLL = 3000
-"""Milliseconds after which the page asks for the state again."""
+"""Milliseconds between two requests of the page for the state."""
 TEMPLATES = Path(__file__).parent / "templates"
 LIVE = (TEMPLATES / "live.html").read_text(encoding="utf-8")
-"""The line on a page and the script that renews it."""
+"""The status line on a page and the script that updates it."""
 FIRST = (TEMPLATES / "first.html").read_text(encoding="utf-8")
-"""The page until there is one."""
+"""The page that is shown until the first one is made."""
 
 
 class LivePage:
@@ -42,7 +42,7 @@ class LivePage:
     Args:
         database: path or URL of the database.
         study: the study's name.
-        home: the folder that its logs are named from.
+        home: the folder that the paths of its logs are relative to.
     """
 
     def __init__(self, database: str, study: str, home: Path) -> None:
@@ -57,7 +57,7 @@ class LivePage:
         self._drawing: threading.Thread | None = None
 
     def html(self) -> str:
-        """Return the page as it was made last, with the line and the script that keep it live."""
+        """Return the latest page, with the status line and the script that keep it up to date."""
         self._asked = time.monotonic()
         live = LIVE.replace("PAGE", self._page).replace("POLL", str(POLL))
         before, end, after = self._html.rpartition("</body>")
@@ -66,33 +66,33 @@ class LivePage:
         )
 
     def state(self) -> dict[str, str]:
-        """Return which page there is, and a line that says how the study stands."""
+        """Return the state of the latest page, and a line on the state of the study."""
         self._asked = time.monotonic()
         return {"page": self._page, "line": self._fault or self._line}
 
     def log(self, name: str) -> Path | None:
-        """Return the log file of this name; None unless it is of the study and lies in the home."""
+        """Return the log file of this name; None if it is not the study's or not in the home."""
         if name not in self._logs:
             return None
         file = (self._home / name).resolve()
         return file if file.is_relative_to(self._home.resolve()) and file.is_file() else None
 
     def close(self) -> None:
-        """Let `watch` return."""
+        """Make `watch` return."""
         self._closed.set()
 
     def watch(self) -> None:
-        """Keep the page up to date until `close`; what cannot be read is tried again."""
+        """Keep the page up to date until `close`; if something cannot be read, try again later."""
         pause = 0.0
         while not self._closed.wait(pause):
             try:
                 pause = self.refresh()
-            except Exception as error:  # whatever it is, the server goes on with the page it has
+            except Exception as error:  # whatever it is, the server keeps the page it has
                 self._files, pause = None, SECONDS
                 self._line = f"the study cannot be shown now: {error}"
 
     def refresh(self) -> float:
-        """Read the study if its database changed; begin to make its page if the study changed.
+        """Read the study if its database changed; start making its page if the study changed.
 
         Returns:
             Seconds until it should be called again.
@@ -111,7 +111,7 @@ class LivePage:
         return max(SECONDS, PAUSE * (time.thread_time() - begun))
 
     def _read(self, store: Store) -> None:
-        """Read how the study stands."""
+        """Read the study's state, status line and logs."""
         record = store.find_study(self._study)
         trials, measurements = (
             frame(store, record.name) for frame in (trials_frame, measurements_frame)
@@ -121,26 +121,26 @@ class LivePage:
         self._state = state_of(record.request, trials, measurements)
 
     def _may_draw(self, store: Store) -> bool:
-        """Tell whether the page is due, somebody sees it, and nothing is timed meanwhile."""
+        """Tell whether the page is due, somebody is viewing it, and nothing is being timed."""
         now = time.monotonic()
         due = self._state != self._page and now >= self._draw_again
         seen = now - self._asked < WATCHED or not self._page
         return due and seen and not any(not e.trial and alive(e.run) for e in store.leases())
 
     def _draw(self) -> None:
-        """Make the page; what is wrong with it stands in the line."""
+        """Make the page; if that fails, the status line says why."""
         begun = time.thread_time()
         try:
             with open_store(self._database, create=False, read_only=True) as store:
                 data = load_study(store, self._study)
             self._html = page_of(data, self._home)
             self._page, self._fault = data.state, ""
-        except Exception as error:  # it is made again when the study has changed
+        except Exception as error:  # tried again when the study has changed
             self._page, self._fault = self._state, f"the page cannot be made: {error}"
         self._draw_again = time.monotonic() + PAUSE_DRAWING * (time.thread_time() - begun)
 
     def _stamps(self) -> list[tuple[int, int] | None] | None:
-        """Return time and size of a SQLite file and its log; None of other databases."""
+        """Return time and size of a SQLite file and its log; None for other databases."""
         url = resolve(self._database)
         if url.get_backend_name() != "sqlite" or not url.database:
             return None
@@ -154,10 +154,10 @@ class LivePage:
 
 
 def line_of(trials: pd.DataFrame, measurements: pd.DataFrame, living: bool) -> str:
-    """Say how a study stands: `live: 3 of 9 trials done, 1 running, last result 14:03:22`.
+    """Return the status line `live: 3 of 9 trials done, 1 running, last result 14:03:22`.
 
     Args:
-        living: whether a run of the study goes on.
+        living: whether the study is being run.
     """
     counts = trials["status"].value_counts()
     parts = [f"{counts.get('done', 0)} of {counted(len(trials), 'trial')} done"]
@@ -168,4 +168,4 @@ def line_of(trials: pd.DataFrame, measurements: pd.DataFrame, living: bool) -> s
     if times:
         last = max(times).to_pydatetime().astimezone()
         parts.append(f"last result {last:%H:%M:%S}")
-    return f"{'live' if living else 'no run goes on'}: {', '.join(parts)}"
+    return f"{'live' if living else 'not running'}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Arguments and options of `run`, `plan` and `tune`: what help says of them, and their groups."""
+"""Arguments and options of `run`, `plan` and `tune`, with their help texts."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ PresetName = Annotated[
     str,
     typer.Option("--preset", metavar="NAME", help="A preset's name, or a YAML file of your own."),
 ]
-Routers = Annotated[str | None, typer.Option(metavar="A,B,…", help="Routers by name, or all.")]
+Routers = Annotated[str | None, typer.Option(metavar="A,B,…", help="Router names, or all.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="One setting, as train.lr=1e-3; repeatable."),
+    typer.Option("--set", metavar="PATH=VALUE", help="A setting, e.g. train.lr=1e-3; repeatable."),
 ]
 DataDir = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where the data's files lie already; the same as --set data.data_dir=FOLDER.",
+        help="Folder that already holds the data's files; same as --set data.data_dir=FOLDER.",
     ),
 ]
 Retry = Annotated[
     Literal["failed", "timed_out", "all", "noisy"] | None,
     typer.Option(
-        help="Train again what gave no result; noisy: take the timings again that other load "
+        help="Train again what gave no result; noisy: repeat the timings that other load "
         "disturbed (¶).",
         show_default="none",
     ),
 ]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Do not write the report at the end.")]
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The options that say what to train and measure."""
+    """The options that choose what to train and measure."""
 
     suites: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUITE", help="Suites that measure; without any, the preset's."),
+        typer.Argument(metavar="SUITE", help="Suites to measure with; if none, the preset's."),
     ] = None
     preset: PresetName = "tiny"
     routers: Routers = None
@@ -55,7 +55,7 @@ class RequestOptions:
         str | None,
         typer.Option(
             metavar="N|auto",
-            help="Trainings of each router; auto adds them after interim analyses, see above.",
+            help="Seeds for each router; auto adds seeds after interim analyses, see above.",
         ),
     ] = None
     resolve: Annotated[
@@ -70,16 +70,16 @@ class RequestOptions:
     max_seeds: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="With --seeds auto: the most seeds.", show_default="20"
+            min=1, metavar="N", help="With --seeds auto: at most N seeds.", show_default="20"
         ),
     ] = None
     aa: Annotated[
         bool,
         typer.Option(
             "--aa",
-            help="Train each router a second time, as its own control: the same data order, but "
-            "MoE weights and noise of its own. The report says how often chance alone raises an "
-            "alarm.",
+            help="Train each router a second time, as its own control: with the same data order, "
+            "but different MoE weights and noise. The report says how often chance alone gives a "
+            "false alarm.",
         ),
     ] = False
     tuned: Annotated[
@@ -97,14 +97,14 @@ class RequestOptions:
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATH=A,B", help="Several values of a setting; all combined; repeatable."
+            metavar="PATH=A,B", help="Values of a setting to sweep; repeatable, all combined."
         ),
     ] = None
     data_dir: DataDir = None
     study: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Keep the results under this name.", show_default="the preset's"
+            metavar="NAME", help="Store the results under this name.", show_default="the preset's"
         ),
     ] = None
 
@@ -118,13 +118,13 @@ class WorkerOptions:
         typer.Option(
             min=0,
             metavar="N",
-            help="Worker processes; 0 works in this process, for a debugger.",
-            show_default="one a GPU; on a CPU one a core",
+            help="Number of worker processes; 0 works in this process, for a debugger.",
+            show_default="one per GPU; without a GPU, one per core",
         ),
     ] = None
     devices: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="GPUs to use, as 0,2; or cpu.", show_default="all"),
+        typer.Option(metavar="A,B,…", help="GPUs to use, such as 0,2; or cpu.", show_default="all"),
     ] = None
 
 
@@ -136,19 +136,19 @@ class WorkOptions(WorkerOptions):
         str | None,
         typer.Option(
             metavar="TIME",
-            help="End a trial that takes longer, as 90s, 30m or 2h.",
+            help="End a trial that takes longer, such as 90s, 30m or 2h.",
             show_default="none",
         ),
     ] = None
     save_every: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="Time between two checkpoints of a training."),
+        typer.Option(min=0, metavar="SECONDS", help="Time between checkpoints of a training."),
     ] = 60
     executor: Annotated[
         Literal["slurm", "local"] | None,
         typer.Option(
-            help="Submit an array of workers with submitit: to Slurm, or, to try that, on this "
-            "machine.",
+            help="Submit an array of workers with submitit: to Slurm, or to this machine to try "
+            "it out.",
             show_default="worker processes of this command",
         ),
     ] = None
@@ -159,18 +159,18 @@ class WorkOptions(WorkerOptions):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="YAML file with the resources of each worker; it overrides the preset's section "
-            "cluster.",
+            help="YAML file with the resources of each worker; it overrides the preset's cluster "
+            "section.",
         ),
     ] = None
 
     def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
-        """Return how a run is done, with the command that resumes it."""
+        """Return the options of a run, with the command that resumes it."""
         from bench.execute import RunOptions, array_began, gpus, in_array
 
         jobs = self.jobs
         if jobs is None and in_array() and not gpus():
-            jobs = 1  # the other cores are those of other workers
+            jobs = 1  # the other cores belong to other workers
         return RunOptions(
             jobs=jobs,
             devices=tuple(names(self.devices)),
@@ -188,7 +188,7 @@ AUTO = "auto"
 
 
 def names(text: str | None) -> list[str]:
-    """Return the names in `a,b, c`; none where there is no text.
+    """Return the names in `a,b, c`; an empty list if there is no text.
 
     Raises:
         typer.BadParameter: a name is empty, or appears twice.
@@ -205,23 +205,23 @@ def names(text: str | None) -> list[str]:
 
 
 def seeds_of(text: str | None) -> int | None:
-    """Return a number of seeds; None for `auto` and where there is no text.
+    """Return the number of seeds; None for `auto` or if there is no text.
 
     Raises:
-        typer.BadParameter: it is none of them.
+        typer.BadParameter: the text is neither a positive number nor `auto`.
     """
     if text is None or text == AUTO:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"--seeds {text}: give a number from 1 on, or auto")
+        raise typer.BadParameter(f"--seeds {text}: give a number of at least 1, or auto")
     return int(text)
 
 
 def seconds_of(text: str) -> float:
-    """Return the seconds in a time as `90`, `90s`, `30m`, `2.5h` or `1d`.
+    """Return the seconds in a time such as `90`, `90s`, `30m`, `2.5h` or `1d`.
 
     Raises:
-        typer.BadParameter: it is none, or not positive.
+        typer.BadParameter: the text is not a time, or the time is not positive.
     """
     from bench.config import seconds_in
 

@@ -1,4 +1,4 @@
-"""What `plan` prints: what each training takes, what is reused and why, and when all is done."""
+"""The output of `plan`: what each training takes, what is reused and why, and when it finishes."""
 
 import textwrap
 from collections import Counter
@@ -36,11 +36,11 @@ from routers.errors import RequestError
 
 @dataclass(frozen=True)
 class Row:
-    """The trials that differ in the seed alone.
+    """The trials that differ only in the seed.
 
     Attributes:
-        label: begins with the router, or its A/A replicate; then what sets the trials apart.
-        own: the settings that were found for them alone, by path.
+        label: the router, or its A/A replicate, then what distinguishes the trials from others.
+        own: the settings that were found for these trials alone, by path.
     """
 
     router: str
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def flops(self) -> float | None:
-        """FLOPs of one training; None where seconds decide its steps."""
+        """FLOPs of one training; None if its budget is in seconds, which decide its steps."""
         budget = self.takes.budget
         return None if budget.steps is None else budget.steps * budget.own.flops
 
@@ -105,7 +105,7 @@ def print_plan(
 
 
 def _rows_of(specs: Sequence[TrialSpec], datasets: Datasets) -> dict[str, Row]:
-    """Return a row for each condition; which is being counted is shown meanwhile."""
+    """Return a row for each condition, while showing which one is being counted."""
     once = {
         condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
     }
@@ -122,7 +122,7 @@ def _rows_of(specs: Sequence[TrialSpec], datasets: Datasets) -> dict[str, Row]:
 
 
 def _own_settings(spec: TrialSpec) -> dict[str, Any]:
-    """Return the numbers that tuning, or matching compute, has set for a trial alone."""
+    """Return the numbers that tuning, or matching compute, has set for this trial alone."""
     own = {}
     for path in spec.found:
         value: Any = spec.model_dump(mode="json")
@@ -136,11 +136,11 @@ def _own_settings(spec: TrialSpec) -> dict[str, Any]:
 def _print_trainings(
     request: Request, rows: Mapping[str, Row], trials: int, seconds: Mapping[str, float | None]
 ) -> None:
-    """Print one row a condition, and the sums.
+    """Print one row per condition, and the totals.
 
     Args:
         trials: number of trials.
-        seconds: duration of one training by condition, where it is known.
+        seconds: duration of one training by condition, if it is known.
     """
     seeds, model = request.preset.seeds, request.preset.model
     asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
@@ -168,7 +168,7 @@ def _print_trainings(
     each = [row.flops for row in rows.values()]
     total = flops(sum(filter(None, each)) * seeds) if None not in each else "unknown"
     print(
-        f"\nOf one training each. All {trials}: {total} FLOPs and "
+        f"\nEach row is one training. All {trials}: {total} FLOPs and "
         f"{size(sum(row.disk_bytes for row in rows.values()) * seeds)} of disk;\nthe largest needs "
         f"{size(max(row.takes.training_bytes for row in rows.values()))} of memory.\n"
     )
@@ -194,7 +194,7 @@ def _short(seconds: float) -> str:
 
 
 def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
-    """Return what is left to do of a plan, and what this machine has trained and measured."""
+    """Return what is left to do in a plan, and what this machine has trained and measured."""
     if not place.has_store():
         new = [Decision(True, "new", planned.suites) for planned in plan.trials]
         return list(jobs_of(plan, new, [planned.suites for planned in plan.layers])), Seen()
@@ -206,7 +206,7 @@ def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
 
 
 def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -> None:
-    """Print when all is done if it is begun now, and what that is made of.
+    """Print when all would be done if it started now, and how the time divides.
 
     Args:
         places: the device of each worker.
@@ -219,13 +219,13 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
     unknown = dict.fromkeys(suite for work, suite in suites if pace.measuring(work, suite) is None)
     if ends is None:
         print(
-            "finishing time: not known, no trial has run on this machine yet;\n"
+            "finishing time: unknown, no trial has run on this machine yet;\n"
             "`run` shows it after its first trials"
         )
         return
     if unknown and not ends.whole:
         print(
-            f"finishing time: not known, {', '.join(unknown)} never ran on this machine;\n"
+            f"finishing time: unknown, {', '.join(unknown)} never ran on this machine;\n"
             "`run` shows it after its first measurements"
         )
         return
@@ -241,7 +241,7 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
 
 
 def _print_decisions(jobs: Sequence[Job]) -> None:
-    """Print how many are trained, reused and measured, by reason."""
+    """Print how many trials are trained or reused, by reason, and what is measured."""
     trials = [job.decision for job in jobs if not job.is_layer]
     for train, verb in ((True, "to train"), (False, "reused")):
         reasons = Counter(decision.reason for decision in trials if decision.train is train)

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="The folder to write.", show_default="reports/STUDY in the home"
+        metavar="FOLDER", help="The folder to write to.", show_default="reports/STUDY in the home"
     ),
 ]
 Number = Annotated[
     tuple[str, str, str] | None,
     typer.Option(
-        metavar="TABLE ROW COLUMN", help="Print the trials behind a number, and write nothing."
+        metavar="TABLE ROW COLUMN", help="Print the trials behind a number; write nothing."
     ),
 ]
 Check = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Name each number of a written report that the database no longer supports, and each "
+        help="List each number of a written report that the database no longer supports, and each "
         "file that was changed or deleted since.",
     ),
 ]
@@ -62,9 +62,9 @@ def report(
 ) -> None:
     """Write the tables, figures and web page of a study.
 
-    Tables in Markdown, LaTeX and CSV, figures in PNG and PDF, one HTML page with them all, and
-    report.tex, which pdflatex compiles. It reads the database alone: no plugin, no data and no
-    GPU is needed.
+    Writes tables as Markdown, LaTeX and CSV, figures as PNG and PDF, one HTML page with them all,
+    and report.tex, which pdflatex compiles. It reads only the database: no plugin, data or GPU is
+    needed.
 
     \b
     Examples:
@@ -78,9 +78,10 @@ def report(
 
       python bench.py report --compare tiny@2026-05-04T18:00 tiny
 
-    The last two compare tiny before and after a change of code: STUDY@COMMIT as it stood when that
-    commit had made its last result, STUDY@TIME as it stood then. A changed file of your own has no
-    commit here, so name a time. --compare tiny tiny lists the versions that made tiny.
+    The last two compare tiny before and after a change of code: STUDY@COMMIT is the study as it
+    stood after that commit's last result, STUDY@TIME as it stood at that time. A changed file of
+    your own has no commit here, so give a time. --compare tiny tiny lists the versions that made
+    tiny.
     """
     for option, value, ignored in (
         ("check", check, {"trace": trace, "out": out, "claims": claims, "study": study}),
@@ -122,7 +123,7 @@ def report(
 
 
 def _check(store: Store, folder: Path) -> None:
-    """Exit with 1 where a number no longer holds, or a file is not as it was written."""
+    """Exit with 1 if a number no longer holds, or a file is not as it was written."""
     from report.write import check
 
     checked = check(store, folder)
@@ -140,7 +141,7 @@ def _check(store: Store, folder: Path) -> None:
 
 
 def _print_trace(traced: Trace) -> None:
-    """Print the number, then two lines for each of its trials: which it is, and what it gave."""
+    """Print the number, then two lines for each of its trials: its identity and its value."""
     print(f"{traced.number.label}: {traced.number.shown}")
     print(f"from {len(traced.sources)} trial{'s' if len(traced.sources) != 1 else ''}")
     for source in traced.sources:

@@ -1,4 +1,4 @@
-"""`run` and `plan`: the same request, done or shown."""
+"""`run` and `plan`: carry out a request, or show what it would take."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from results import Store
 
 MOST_FILES = 10
-"""Files that one message names."""
+"""The most files that one message names."""
 
 
 def run(
@@ -44,18 +44,19 @@ def run(
 ) -> None:
     """Train and measure what is not done yet, then write the report.
 
-    Trials whose description, data and source have not changed are reused; a training that was
-    interrupted continues from its last checkpoint. A trial that fails is recorded with its
-    traceback and its log, and the others continue; the exit status is then 1. Ctrl-C saves and
-    stops, and the same command resumes; Ctrl-C again stops at once.
+    Trials whose description, data and source have not changed are reused; an interrupted training
+    continues from its last checkpoint. A trial that fails is recorded with its traceback and log,
+    and the others continue; the exit status is then 1. Ctrl-C saves and stops, and the same
+    command resumes; a second Ctrl-C stops at once.
 
-    --seeds auto adds seeds, the same to every router, until each difference in test accuracy, to a
-    null or between two routers, is decided: resolved, or smaller than --resolve points. Interim
-    analyses take place at the preset's number of seeds (3 at least), at twice as many, and so on
-    to --max-seeds. Resolved: the p-value over all differences of its condition, times the number
-    of planned analyses (Bonferroni), is below 0.05; smaller: its interval at 1 - 0.05 / analyses,
-    which holds for all of them at once, lies within. So chance alone finds a difference under a
-    condition in at most 5 % of all studies, whichever analysis was the last.
+    --seeds auto adds seeds, the same for every router, until each difference in test accuracy,
+    from a null or between two routers, is decided: resolved, or smaller than --resolve points.
+    Interim analyses take place at the preset's number of seeds (at least 3), at twice as many, and
+    so on up to --max-seeds. A difference is resolved if its p-value over all differences of its
+    condition, times the number of planned analyses (Bonferroni), is below 0.05; it is smaller if
+    its interval at 1 - 0.05 / analyses, which holds for all of them at once, lies within plus or
+    minus --resolve. So under any condition chance alone finds a difference in at most 5 % of all
+    studies, whichever analysis is the last.
 
     \b
     Examples:
@@ -105,7 +106,7 @@ def run(
             return
         standing = read_standing(store, asked.study)
         metrics = main_metrics(store, asked.study, history=True)
-        # What is written comes before what is shown, which may fail, as into a closed pipe.
+        # Write before printing: printing may fail, for example into a closed pipe.
         wrong = None if no_report or summary.left else _report(store, standing, place.home)
         digest = digest_of(standing, metrics, place.home)
     print_standings(asked.study, metrics[metrics["current"]], asked.suites)
@@ -116,10 +117,10 @@ def run(
 def plan(place: Place, request: RequestOptions, workers: WorkerOptions) -> None:
     """Show what `run` would do, what it would take and when it would be done.
 
-    Trials, parameters, FLOPs, memory and disk; what is reused, and why not. Nothing is trained or
-    measured for it. The finishing time is the FLOPs of each training over the FLOP rate that
-    earlier trials reached on this machine, and what each suite took; it is not known before the
-    first trial has run here. Without the preset's data there is no finishing time either.
+    It shows trials, parameters, FLOPs, memory and disk, and what is reused or why not. Nothing is
+    trained or measured. The finishing time follows from the FLOPs of each training, the FLOP rate
+    that earlier trials reached on this machine, and the time that each suite took; it is unknown
+    until the first trial has run here, and without the preset's data.
 
     \b
     Examples:
@@ -132,10 +133,11 @@ def plan(place: Place, request: RequestOptions, workers: WorkerOptions) -> None:
 
 
 def asked_for(place: Place, options: RequestOptions) -> Request:
-    """Return the request that options make; load the plugins that it may name.
+    """Return the request that the options describe; load the plugins that it may name.
 
     Raises:
-        BenchError, typer.BadParameter: they name what is not there, or contradict each other.
+        BenchError, typer.BadParameter: they name something that does not exist, or contradict
+            each other.
     """
     place.load(watch=True)
     from bench.config import load_preset, settings_of, sweep_of
@@ -159,7 +161,7 @@ def asked_for(place: Place, options: RequestOptions) -> Request:
         if not place.has_store():
             raise RequestError(
                 f"nothing was tuned yet, since there is no database {place.database}; "
-                "`python bench.py tune` makes it, with the same --preset and --routers"
+                "run `python bench.py tune` with the same --preset and --routers first"
             )
         name = request.preset.name
         request = replace(request, study=options.study or f"{name}-tuned")
@@ -181,10 +183,10 @@ def _with_seeds(request: Request, sequential: Sequential, seeds: int) -> Request
 
 
 def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> RunSummary:
-    """Do a plan with `--seeds auto`, until all is decided or its limit is reached.
+    """Do a plan with `--seeds auto` until all is decided or its limit is reached.
 
     Args:
-        do: does one part of the plan.
+        do: carries out one part of the plan.
 
     Returns:
         The summary of the last part.
@@ -221,9 +223,9 @@ def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> Ru
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:
-    """Write the report, unless it shows just this; return what went wrong.
+    """Write the report, unless it is up to date; return what went wrong, or None.
 
-    Nothing is raised: the results are printed all the same.
+    Raise nothing: the results are printed in any case.
     """
     from report import is_written, state_of
 
@@ -240,22 +242,22 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
 
 
 def leave(place: Place, summary: RunSummary | ArrayEnd, wrong: Sequence[str] = ()) -> None:
-    """End `run` or `tune`, with a warning of files of plugins that no fingerprint covers.
+    """End `run` or `tune`; warn of files that plugins read and that no fingerprint covers.
 
     Args:
-        wrong: messages of what else went wrong.
+        wrong: messages about what else went wrong.
 
     Raises:
-        typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left; a
-            worker of an array, that is to go on, with its own status.
+        typer.Exit: with 130 if it was interrupted, with 1 if something failed or is left; with
+            `RESUMABLE` in a worker of an array that is to continue.
     """
     from bench.execute import RESUMABLE, SIGNALS, in_array, opened_uncovered
 
     if files := opened_uncovered(place.plugins, place.home):
         more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
         print(
-            "warning: plugins read files that are no part of a trial's fingerprint; results are "
-            "reused even where these have changed: "
+            "warning: plugins read files that are not part of a trial's fingerprint; results are "
+            "reused even if these have changed: "
             f"{', '.join(map(str, files[:MOST_FILES]))}{more}",
             file=sys.stderr,
         )

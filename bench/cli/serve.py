@@ -1,4 +1,4 @@
-"""`serve`: the page of a study on this machine alone, kept up to date while a run goes on."""
+"""`serve`: the page of a study, for this machine only, kept up to date during a run."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
-"""Names that a browser may know this server by; under others a foreign page might read it."""
+"""Host names that a browser may use for this server; with others, a foreign page could read it."""
 NICENESS = 10
-"""Added to the process's own: a run has precedence."""
+"""Added to the niceness of this process, so that a run has precedence."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-"""The content security policy of the page: it compiles its charts, and asks no other server."""
+"""Content security policy of the page, which compiles its charts and contacts no other server."""
 
 StudyName = Annotated[
     str | None,
     typer.Argument(
-        metavar="STUDY", help="The study to show.", show_default="the one asked for last"
+        metavar="STUDY", help="The study to show.", show_default="the last one requested"
     ),
 ]
 Port = Annotated[
-    int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
+    int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 chooses a free one.")
 ]
 
 
 def serve(place: Place, study: StudyName = None, port: Port = 8765) -> None:
-    """Show the page of a study in a browser of this machine, and follow its results.
+    """Serve the page of a study to browsers on this machine, and update it as results arrive.
 
-    The page is that of `report`. It is renewed as results come, while it is open, but not while a
-    layer is timed. The database is opened for reading alone. Ctrl-C ends the server. On another
-    machine, forward the port: ssh -L 8765:localhost:8765 HOST.
+    The page is the one that `report` writes. It is updated while it is open, but not while a layer
+    is timed. The database is opened read-only. Ctrl-C ends the server. From another machine,
+    forward the port: ssh -L 8765:localhost:8765 HOST.
 
     \b
     Examples:
@@ -66,16 +66,16 @@ def serve(place: Place, study: StudyName = None, port: Port = 8765) -> None:
         print(f"study {name}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()
     page.close()
-    # A thread may be drawing, in C++ code that an interpreter's end aborts; it has nothing to keep.
+    # A thread may be drawing in C++ code, which would abort at exit; it has nothing to save.
     sys.stdout.flush()
     os._exit(0)
 
 
 def listen(port: int, page: LivePage) -> Server:
-    """Open a port of this machine for browsers on it.
+    """Open a port for browsers on this machine.
 
     Raises:
-        RequestError: the port is in use, or may not be opened; the message names a free one.
+        RequestError: the port is in use or cannot be opened; the message names a free one.
     """
     from routers.errors import RequestError
 
@@ -98,11 +98,11 @@ class Server(ThreadingHTTPServer):
         super().__init__((HOST, port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that goes away."""
+        """Print nothing when a browser goes away."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers to GET and HEAD."""
+    """The handler of GET and HEAD requests."""
 
     server: Server
     server_version = "moe-router-bench"
@@ -145,4 +145,4 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Print no line for a request."""
+        """Print nothing for a request."""

@@ -1,4 +1,4 @@
-"""How a study stands, from the database alone: of a run that goes on, that ended, or that died."""
+"""The state of a study, from the database alone, whether its run goes on, has ended or died."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,21 +31,21 @@ from results.text import counted
 SECONDS = 2
 """Seconds between two readings of the database."""
 PAUSE = 20
-"""Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
+"""Pause until a study is read again, in multiples of its reading time: timings may be running."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A study as the database has it.
+    """The state of a study in the database.
 
     Attributes:
         trials: the frame of `trials_frame`.
         measurements: the frame of `measurements_frame`.
-        runs: all there were, the oldest first.
-        leases: what its living runs work on.
+        runs: all its runs so far, oldest first.
+        leases: what its living runs are working on.
         own: what its living runs have trained and measured.
-        earlier: what was trained and measured before on their machine.
-        works: what is left of its trials and layers, by fingerprint; none where no run goes on.
+        earlier: what was trained and measured on their machine before.
+        works: what is left of its trials and layers, by fingerprint; empty if no run is living.
         now: the time at which the study was read.
     """
 
@@ -61,12 +61,12 @@ class Standing:
 
     @property
     def living(self) -> tuple[RunRecord, ...]:
-        """The runs that go on."""
+        """The runs that are alive."""
         return tuple(run for run in self.runs if alive(run))
 
 
 def read_standing(store: Store, study: str) -> Standing:
-    """Read all that is shown of a study."""
+    """Return everything that is shown of a study, read from the database."""
     record, runs = store.find_study(study), tuple(store.runs(study))
     trials, measurements = trials_frame(store, study), measurements_frame(store, study)
     own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
@@ -80,7 +80,7 @@ def read_standing(store: Store, study: str) -> Standing:
 
 
 class Monitor:
-    """Repeated readings of a study: what its runs do now each time, all of it less often."""
+    """Repeated readings of a study: its runs and leases each time, all of it less often."""
 
     def __init__(self, store: Store, study: str) -> None:
         self._store, self._study = store, study
@@ -88,7 +88,7 @@ class Monitor:
         self._read_again = 0.0
 
     def read(self) -> Standing:
-        """Return how the study stands; reading all of a large one takes a while."""
+        """Return the state of the study; reading all of a large study takes a while."""
         begun = time.monotonic()
         if self._standing is None or begun >= self._read_again:
             self._standing = read_standing(self._store, self._study)
@@ -105,7 +105,7 @@ class Monitor:
 
 
 def run_lines(standing: Standing) -> list[str]:
-    """Say whether a run goes on, ended or died, and which command resumes it."""
+    """Return lines that say whether a run goes on, ended or died, and what command resumes it."""
     now = standing.now
     if standing.living:
         return [_of_host(runs, now) for _, runs in sorted(_by_host(standing.living).items())]
@@ -130,7 +130,7 @@ def _by_host(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _of_host(runs: Sequence[RunRecord], now: datetime) -> str:
-    """Say what works on a host: a process, or how many, and their workers."""
+    """Return a line on what runs on a host: the process or number of processes, and the workers."""
     first, jobs = min(run.started_at for run in runs), sum(run.jobs for run in runs)
     process = f"process {runs[0].pid}" if len(runs) == 1 else f"{len(runs)} processes"
     return (
@@ -140,7 +140,7 @@ def _of_host(runs: Sequence[RunRecord], now: datetime) -> str:
 
 
 def head_lines(standing: Standing, board: Board) -> list[str]:
-    """Return the study, its runs, counts and pace as lines of text."""
+    """Return the study's name, runs, counts and pace as lines of text."""
     summary = (board.status(), board.pace(standing.now))
     return [f"Study {standing.study.name}", *run_lines(standing), *filter(None, summary)]
 
@@ -159,7 +159,7 @@ def board_of(standing: Standing) -> Board:
     begun, living = _begun(standing.runs), standing.living
     measured = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
     leased = {lease.fingerprint for lease in leases}
-    # A lease may be newer than the trials, of which all are read less often.
+    # A lease may be newer than the trials, which are read less often.
     begins = trials["status"].isin(OPEN) & trials["trial"].isin(leased)
     statuses = trials["status"].mask(begins, "running")
     counts = {str(status): int(number) for status, number in statuses.value_counts().items()}
@@ -212,7 +212,7 @@ def board_of(standing: Standing) -> Board:
 
 
 def follow(store: Store, study: str, console: Console | None = None) -> None:
-    """Show how the study stands until no run of it goes on: in place, or in a pipe as text."""
+    """Show the state of the study until no run is alive: in place, or in a pipe as text."""
     console, monitor = console or Console(highlight=False), Monitor(store, study)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (standing := monitor.read()).living:
@@ -233,7 +233,7 @@ def drawn(standing: Standing, console: Console) -> RenderableType:
 def _works(
     store: Store, study: StudyRecord, trials: pd.DataFrame, measurements: pd.DataFrame
 ) -> dict[str, Work]:
-    """Return what is left of trials and layers by fingerprint, as if nobody was at work on them."""
+    """Return what is left of trials and layers by fingerprint, ignoring who is working on them."""
     parents = dict(trials[["trial", "parent"]].itertuples(index=False))
     done = set(trials[trials["status"] == "done"]["trial"])
     measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
@@ -252,7 +252,7 @@ def _works(
 
 
 def _work_of(lease: LeaseRecord, standing: Standing, share: float) -> Work:
-    """Return what is left of what a worker does, of whose training it has done this share."""
+    """Return what is left of a worker's job, given the completed share of its training."""
     fingerprint, progress = lease.fingerprint, lease.progress
     work = standing.works.get(fingerprint)
     work = work or Work(fingerprint, Kind(lease.router), layer=not lease.trial)
@@ -264,7 +264,7 @@ def _work_of(lease: LeaseRecord, standing: Standing, share: float) -> Work:
 
 
 def _begun(runs: Sequence[RunRecord]) -> datetime | None:
-    """Return when the runs that go on began; where none does, when the last run did."""
+    """Return when the living runs began, or the last run if none is living."""
     counting = [run for run in runs if alive(run)] or runs[-1:]
     return min((run.started_at for run in counting), default=None)
 

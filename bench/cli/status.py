@@ -1,4 +1,4 @@
-"""`status` and `why`: how the trials of a study stand."""
+"""`status` and `why`: the state of a study's trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Study = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="The study to show.", show_default="the one asked for last"),
+    typer.Option(metavar="NAME", help="The study to show.", show_default="the last one requested"),
 ]
 Watch = Annotated[
     bool, typer.Option("--watch", help="Follow the runs until they end, or until Ctrl-C.")
@@ -22,7 +22,7 @@ Watch = Annotated[
 Digest = Annotated[
     bool,
     typer.Option(
-        "--digest", help="Print the summary that a run ends with: news, failures, the best."
+        "--digest", help="Print the summary shown at the end of a run: news, failures, the best."
     ),
 ]
 Trial = Annotated[
@@ -34,7 +34,7 @@ Trial = Annotated[
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
-    """Show how a study stands: while it runs in another terminal, or after it has ended or died.
+    """Show the state of a study, while it runs in another terminal or after it has ended or died.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
 
 
 def print_standing(standing: Standing, home: Path) -> None:
-    """Print the run and its workers, each trial, and notes on some."""
+    """Print the run and its workers, each trial, and notes on some trials."""
     from bench.cli.display import duration, first_line, print_table, table
     from bench.cli.standing import text_of
     from results.conditions import router_label
@@ -95,7 +95,7 @@ def print_standing(standing: Standing, home: Path) -> None:
 
 
 def why(place: Place, trial: Trial) -> None:
-    """Say why a stored trial would be reused now, or not.
+    """Say why a stored trial would or would not be reused now.
 
     \b
     Example:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from results.store.records import RunRecord
 
 PATIENCE = 120
-"""Seconds in which what was asked to stop does so, if all is well."""
+"""Seconds within which work that was asked to stop normally does so."""
 
 
 def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -> None:
     """Stop all work on a study: its array of workers, and its runs on this machine.
 
-    Each saves the state of its trainings first; the command that started the work resumes it.
+    Each saves the state of its trainings first; the command that started it resumes it.
 
     \b
     Example:
@@ -64,13 +64,15 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
             )
         elsewhere = [r for r in store.runs(study) if alive(r) and r.host != this_host()]
         for run in () if at_work else elsewhere:  # an array's workers were asked, wherever they are
-            print(f"process {run.pid} on {run.node} is still running: give this command there")
+            print(f"process {run.pid} on {run.node} is still running: run this command there")
     for line in dict.fromkeys(resume):
         print(f"resume with: {line}")
 
 
 def _asked(run: RunRecord) -> bool:
-    """Ask a run on this machine to save and stop; False for an array's worker, which was asked.
+    """Ask a run on this machine to save and stop; return whether it was asked here.
+
+    A worker of an array is not: its array was asked.
 
     Raises:
         BenchError: it belongs to another user.

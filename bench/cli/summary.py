@@ -18,14 +18,14 @@ from results.statistics.means import Interval, mean_interval
 from suites import SUITES
 
 DISTURBED = "¶"
-"""After a timing that other processes disturbed, here as in the report."""
+"""The mark after a timing that other processes disturbed, here and in the report."""
 ROW = ["router", "aa_replicate", "settings"]
-"""The columns of a frame that tell the rows of a table apart."""
+"""The columns of a frame that distinguish the rows of a table."""
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 
 class Row(NamedTuple):
-    """A router under a condition; `aa_replicate` is 1 of its second run in the A/A control."""
+    """A router under a condition; `aa_replicate` is 1 for its second run in the A/A control."""
 
     router: str
     condition: Condition
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The router for readers."""
+        """The router's name for readers."""
         return router_label(self.router, self.aa_replicate)
 
 
@@ -42,10 +42,10 @@ class Column:
     """The main metric of one suite.
 
     Attributes:
-        values: values by router and condition, one a seed.
-        by_seed: the same values by seed, of trained models.
-        ends: interval of a value that has its own, as a timing's over its repeats.
-        constant: rows whose values are so by construction, and say nothing of the router.
+        values: values by router and condition, one per seed.
+        by_seed: the same values by seed, for trained models.
+        ends: interval of a value that has its own, such as a timing's over its repeats.
+        constant: rows whose values are constant by construction and say nothing about the router.
         disturbed: rows that were timed while other processes kept the machine busy.
     """
 
@@ -61,19 +61,19 @@ class Column:
 
     @property
     def meaning(self) -> str:
-        """What the column shows, for the line under the table."""
+        """The line under the table that says what the column shows."""
         unit = " in %" if self.unit == "share" else f" in {self.unit}" if self.unit else ""
-        mark = f" ({DISTURBED} others kept the machine busy)" if self.disturbed else ""
+        mark = f" ({DISTURBED} other processes kept the machine busy)" if self.disturbed else ""
         return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}{mark}"
 
     @property
     def seeds(self) -> int | None:
-        """The number of seeds of every row; None where they differ."""
+        """The number of seeds of every row; None if the rows differ."""
         counts = {len(values) for values in self.values.values()}
         return counts.pop() if len(counts) == 1 else None
 
     def interval(self, row: Row) -> Interval:
-        """Return mean and interval over seeds, or of one value, in the unit that is shown."""
+        """Return mean and interval over seeds, or of one value, in the displayed unit."""
         scale = 100 if self.unit == "share" else 1
         interval = mean_interval([scale * value for value in self.values[row]])
         if interval.n == 1 and row in self.ends:
@@ -82,16 +82,16 @@ class Column:
         return interval
 
     def number(self, value: float) -> str:
-        """Return a value in the unit that is shown."""
+        """Return a value in the displayed unit."""
         text = f"{value:.{1 if self.unit == 'share' else 2}f}"
         return text.removeprefix("-") if float(text) == 0 else text
 
     def marked(self, row: Row, value: float) -> str:
-        """Return a value of a row in the unit that is shown, with its mark."""
+        """Return a value of a row in the displayed unit, with its mark."""
         return self.number(value) + DISTURBED * (row in self.disturbed)
 
     def cell(self, row: Row) -> str:
-        """Return the mean and half of the interval over seeds."""
+        """Return the mean and half the interval over seeds."""
         if row not in self.values:
             return "–"
         interval = self.interval(row)
@@ -101,7 +101,7 @@ class Column:
 
 
 def main_metrics(store: Store, study: str, *, history: bool = False) -> pd.DataFrame:
-    """Return the metrics that the columns are made of, see `metrics_frame`."""
+    """Return the metrics that the columns are made from; see `metrics_frame`."""
     names = [SUITES.get(name).target.main_metric for name in SUITES.names()]
     ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
     return metrics_frame(store, study, history=history, names={*names, *ends, "disturbed"})
@@ -122,7 +122,7 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
         [wanted <= where.items() for where in wheres]
     ]
     if target.on == "layer" and len(chosen):
-        # Timings of two machines are never averaged: the newest machine's are shown.
+        # Timings of two machines are never averaged: those of the newest machine are shown.
         chosen = chosen[chosen["machine"] == chosen.loc[chosen["at"].idxmax(), "machine"]]
     mean = chosen[chosen["metric"] == target.main_metric]
     low, high = (
@@ -166,11 +166,11 @@ ROOMY = Console(width=1000)
 
 
 def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) -> None:
-    """Print each router's main metrics side by side, where there are any.
+    """Print each router's main metrics side by side, if there are any.
 
     Args:
         frame: the main metrics that count.
-        suites: the suites that were asked for; the others' metrics are left out.
+        suites: the suites that were asked for; metrics of other suites are left out.
     """
     shown = frame[frame["suite"].isin(list(suites))]
     columns = main_columns(shown)
@@ -188,7 +188,7 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
 
 
 def side_by_side(columns: list[Column]) -> list[list[Column]]:
-    """Return the columns in groups that fit a terminal, each to be a table of its own."""
+    """Return the columns in groups that fit a terminal, one group per table."""
     groups: list[list[Column]] = [[]]
     for column in columns:
         wide = Measurement.get(ROOMY, ROOMY.options, standings([*groups[-1], column])).maximum
@@ -199,9 +199,9 @@ def side_by_side(columns: list[Column]) -> list[list[Column]]:
 
 
 def standings(columns: list[Column]) -> Table:
-    """Return a table, one row a router and condition; with its seeds in the headings.
+    """Return a table with one row per router and condition, and numbers of seeds in the headings.
 
-    Where rows of a suite differ in them, each cell has its own number.
+    If the rows of a suite differ in that number, each cell shows its own.
     """
     headings = (f"{c.suite}\nn={c.seeds}" if c.seeds else f"{c.suite}\n(n)" for c in columns)
     made = table("router", *headings)

@@ -1,4 +1,4 @@
-"""`tune`: search settings for each router with the same number of trainings."""
+"""`tune`: search for each router's best settings, with the same number of trainings for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Trials = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Settings of each router, each trained on one seed.",
+        help="Number of settings to try for each router, each on one seed.",
         show_default="the preset's",
     ),
 ]
@@ -27,27 +27,25 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Seeds that the best settings are trained on.",
+        help="Number of seeds that the best settings are trained on.",
         show_default="the preset's",
     ),
 ]
 PrunerName = Annotated[
     Literal["median", "hyperband", "none"] | None,
-    typer.Option(
-        help="The rule by which hopeless settings end early.", show_default="the preset's"
-    ),
+    typer.Option(help="The rule that ends hopeless settings early.", show_default="the preset's"),
 ]
 Seed = Annotated[
     int,
     # The trainings of one setting have seeds a million apart.
-    typer.Option(min=0, max=999_999, metavar="N", help="Seed of all draws and trainings."),
+    typer.Option(min=0, max=999_999, metavar="N", help="Seed for all draws and trainings."),
 ]
 Study = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
         help="Keep the tuning under this name.",
-        show_default="the preset's, -tuning",
+        show_default="PRESET-tuning",
     ),
 ]
 
@@ -66,15 +64,15 @@ def tune(
     *,
     work: WorkOptions,
 ) -> None:
-    """Find the best settings of each router, with as many trainings for each.
+    """Find the best settings of each router, with the same number of trainings for each.
 
-    Optuna searches the preset's ranges, and of each router's own hyper-parameters, and its
-    affinity's, those that declare a range and that the preset leaves open; at the first value of
-    each sweep. What counts is the accuracy on the validation split: the test split is not read.
-    Every setting trains on one seed, the best third of them on two seeds more, the best third of
-    those on more again, up to --seeds; the mean over the seeds decides. A router's draws do not
-    depend on the others. The same command resumes a tuning; more --trials or --seeds add to it.
-    `run --tuned` uses the settings that it found.
+    Optuna searches the preset's ranges, and those of the router's and its affinity's own
+    hyper-parameters that declare a range and that the preset leaves open, at the first value of
+    each sweep. Accuracy on the validation split decides: the test split is not read. Every setting
+    trains on one seed, the best third of them on two more seeds, the best third of those on more
+    again, up to --seeds; the mean over the seeds decides. A router's draws do not depend on the
+    other routers. The same command resumes a tuning; more --trials or --seeds extend it.
+    `run --tuned` uses the settings that were found.
 
     \b
     Examples:
@@ -122,7 +120,7 @@ def tune(
 
 
 def print_best(store: Store, study: str) -> None:
-    """Print what each router's search came to: its numbers, and the best settings."""
+    """Print the result of each router's search: its counts and the best settings."""
     from bench.cli.display import print_table, table
     from bench.tune import search_results
     from report.topics.tuning import settings_label

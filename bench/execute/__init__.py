@@ -1,4 +1,4 @@
-"""Doing a plan: the job loop, its executors, and what each worker writes down."""
+"""Carrying out a plan: the job loop, its executors, and the rows that each worker writes."""
 
 from bench.execute.array import (
     ArrayRecord,

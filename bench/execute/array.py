@@ -1,4 +1,4 @@
-"""Arrays of workers, submitted with submitit: to Slurm, or to this machine by the same path."""
+"""Arrays of workers, submitted with submitit to Slurm, or in the same way to this machine."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from routers.errors import BenchError, RequestError
 
 ExecutorName = Literal["slurm", "local"]
 REQUEUES = 1000
-"""Times that a worker is requeued when its time is over."""
+"""How often a worker is requeued when its time limit is reached."""
 
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """An array that was submitted, as `home/cluster/STUDY.json` keeps it.
+    """A submitted array, as `home/cluster/STUDY.json` stores it.
 
     Attributes:
-        jobs: submitit's name of each worker.
-        arguments: those of the command that submitted it.
-        host: the host that its workers are processes of; None under Slurm.
-        folder: submitit's files, with the output of each worker.
+        jobs: submitit's job id of each worker.
+        arguments: the arguments of the command that submitted it.
+        host: the host on which its workers are processes; None under Slurm.
+        folder: folder of submitit's files, with the output of each worker.
     """
 
     study: str
@@ -52,7 +52,7 @@ class ArrayRecord:
     folder: str
 
     def write(self, home: Path) -> None:
-        """Keep it where `stop` finds it."""
+        """Write the record to where `stop` finds it."""
         path = _path(home, self.study)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -60,13 +60,13 @@ class ArrayRecord:
 
     @property
     def name(self) -> str:
-        """Its name for people: `Slurm array 12`."""
+        """The name shown to users: `Slurm array 12`."""
         if self.executor == "slurm":
             return f"Slurm array {self.jobs[0].partition('_')[0]}"
         return f"local array of {self.submitted_at}"
 
     def states(self) -> Counter[str]:
-        """Return the number of workers that are not over, by state in lower case.
+        """Return the number of workers that have not ended, by state in lower case.
 
         Raises:
             BenchError: Slurm does not answer.
@@ -76,7 +76,7 @@ class ArrayRecord:
         return Counter("running" for _ in self._processes())
 
     def statuses(self) -> list[int]:
-        """Return the exit status of each worker that came to its end by itself."""
+        """Return the exit status of each worker that ended by itself."""
         from submitit.core.utils import JobPaths, pickle_load
 
         ended = []
@@ -88,7 +88,7 @@ class ArrayRecord:
         return ended
 
     def stop(self) -> None:
-        """Ask all workers to save what they train, and to end; those that wait are dropped.
+        """Ask all workers to save their trainings and end; cancel those that are still pending.
 
         Raises:
             BenchError: Slurm does not answer.
@@ -103,19 +103,19 @@ class ArrayRecord:
                         each.send_signal(signal.SIGTERM)
 
     def _processes(self) -> Iterator[psutil.Process]:
-        """Yield the processes on this host that control a worker each."""
+        """Yield the processes on this host that each control a worker."""
         if self.host != this_host():
             return
         for job in self.jobs:
             with suppress(psutil.Error):
                 process = psutil.Process(int(job))
-                # Not one that has the number by chance.
+                # Another process may have this id by chance.
                 if self.folder in " ".join(process.cmdline()):
                     yield process
 
 
 def read_array(home: Path, study: str) -> ArrayRecord | None:
-    """Return the array that was submitted last for a study; None where there was none."""
+    """Return the array that was submitted last for a study, or None."""
     try:
         fields = json.loads(_path(home, study).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def submit_array(
     command: str,
     newest: tuple[int, int],
 ) -> ArrayRecord:
-    """Submit workers that each give the command of this process again, and keep their names.
+    """Submit workers that each run the command of this process again, and record the array.
 
     Args:
         newest: see `ArrayWorker`.
@@ -152,7 +152,7 @@ def submit_array(
         folder,
         cluster=executor,
         slurm_max_num_timeout=REQUEUES,
-        # The signal of the time limit goes to the script's shell: it is to become the worker.
+        # The signal of the time limit goes to the script's shell, so the shell becomes the worker.
         slurm_python=f"exec {shlex.quote(sys.executable)}",
         local_max_num_timeout=REQUEUES,
     )
@@ -193,10 +193,10 @@ def submit_array(
 
 
 def refuse_missing(executor: ExecutorName) -> None:
-    """Refuse an executor of which a part is not installed.
+    """Refuse an executor if something that it needs is not installed.
 
     Raises:
-        RequestError: it says what to install.
+        RequestError: something is missing; the message says what to install.
     """
     try:
         import submitit  # noqa: F401
@@ -213,14 +213,14 @@ def refuse_missing(executor: ExecutorName) -> None:
 
 
 def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
-    """Return what submitit is to ask for, for each worker."""
+    """Return submitit's parameters: the resources of each worker, and its signals."""
     import submitit
 
     setup = list(config.setup)
     names = ("partition", "account", "qos", "constraint")
     signal_name = submitit.JobEnvironment.USR_SIG
-    # Slurm may send it as soon as the script starts, which must not end it: the worker, once it
-    # runs, keeps the time by itself.
+    # Slurm may send the signal as soon as the script starts, and it must not end the script: once
+    # the worker runs, it keeps track of the time itself.
     ignored = f"trap '' {signal_name}"
     return {
         "name": f"moe-{study}",
@@ -255,7 +255,7 @@ def _gpus_of(number: int, executor: ExecutorName, config: ClusterConfig) -> str 
 
 @contextmanager
 def _out_of_the_terminals_reach() -> Iterator[None]:
-    """Let what is started in here hear nothing of Ctrl-C, and hold on to no terminal or pipe."""
+    """Keep Ctrl-C, the terminal and pipes away from processes that are started inside."""
     sys.stdout.flush()
     sys.stderr.flush()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
@@ -277,7 +277,7 @@ def _slurm_states(array: str) -> Iterator[str]:
     done = _run(called)
     if done.returncode == 0:
         yield from map(str.lower, done.stdout.split())
-    elif "Invalid job id" not in done.stderr:  # else Slurm knows it no more: it is over
+    elif "Invalid job id" not in done.stderr:  # otherwise Slurm has forgotten it: it is over
         raise BenchError(f"Slurm does not answer: {' '.join(done.stderr.split())}")
 
 

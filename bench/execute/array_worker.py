@@ -1,6 +1,6 @@
-"""One worker of an array: the command that submitted it, again, in a process that can be asked.
+"""One worker of an array: the command that submitted it, run again in a process of its own.
 
-The class travels to the worker by value, so that it needs nothing there but submitit.
+The class is pickled by value, so that the worker needs only submitit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 IN_ARRAY = "BENCH_IN_ARRAY"
-"""The environment variable that says to a command that it is a worker of an array, and the numbers
-of the attempt and the measurement that were the newest when the array was submitted."""
+"""The environment variable that marks a command as a worker of an array. Its value is the numbers
+of the newest attempt and measurement at the time the array was submitted."""
 PR_SET_PDEATHSIG = 1
-"""The option of prctl(2) that names the signal a process gets when its parent ends."""
+"""The option of prctl(2) that sets the signal a process gets when its parent ends."""
 RESUMABLE = 75
-"""Exit status of such a command that could not go on, and that the same command continues."""
+"""Exit status of a worker's command that could not continue, and that the same command resumes."""
 
 
 def in_array() -> bool:
@@ -31,7 +31,7 @@ def in_array() -> bool:
 
 
 def array_began() -> tuple[int, int] | None:
-    """Return what was newest when the array of this worker was submitted; None outside of one."""
+    """Return what was newest when this worker's array was submitted; None outside an array."""
     if not in_array():
         return None
     attempt, measurement = os.environ[IN_ARRAY].split(",")
@@ -43,21 +43,21 @@ class ArrayWorker:
 
     Args:
         command: the program and its arguments.
-        folder: the folder in which the command was given.
-        newest: the attempt and the measurement that are the newest now: each worker retries no
-            later ones, however often it is requeued.
-        gpus: the GPUs that it may use, as `CUDA_VISIBLE_DEVICES` has them; None leaves the
-            cluster's choice.
-        save_seconds: seconds for saving what is trained, before the worker is killed.
+        folder: the folder in which the command was run.
+        newest: the newest attempt and measurement at present: a worker retries no later ones,
+            however often it is requeued.
+        gpus: the GPUs that it may use, as in `CUDA_VISIBLE_DEVICES`; None leaves the choice to
+            the cluster.
+        save_seconds: seconds for saving trainings before the worker is killed.
         limit: seconds after which it is killed.
     """
 
     RESTARTS = 20
-    """Times that a command which could not go on is given again: the database may be restarting."""
+    """How often a command that could not continue is run again: the database may be restarting."""
     LONGEST_PAUSE = 60.0
-    """Seconds between two of them, at most."""
+    """Most seconds between two restarts."""
     REQUEUE_SECONDS = 15.0
-    """Seconds that are kept for the request to be requeued."""
+    """Seconds reserved for the request to be requeued."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class ArrayWorker:
         self._stopping = False
 
     def __call__(self) -> int:
-        """Do jobs until none is left; returns the command's exit status.
+        """Do jobs until none is left; return the command's exit status.
 
         Raises:
-            RuntimeError: the command ended too early, and not because it was asked to.
+            RuntimeError: the command ended too early, or the worker was asked to stop.
         """
         signal.signal(signal.SIGTERM, lambda *_: self._request_stop())
         self._watch_limit()
@@ -94,27 +94,27 @@ class ArrayWorker:
         raise RuntimeError(f"the command ended with exit status {status}")
 
     def checkpoint(self) -> Any:
-        """Save and end what is trained; returns what submitit is to requeue: the same worker."""
+        """Save and end the trainings; return what submitit requeues, the same worker."""
         from submitit.helpers import DelayedSubmission
 
         self._request_stop()
         end = time.monotonic() + max(self._save_seconds - self.REQUEUE_SECONDS, 1.0)
         while self._alive():
             if time.monotonic() > end and self._pid is not None:
-                # It goes on from its last checkpoint; its workers end with it.
+                # Trainings continue from their last checkpoints; the workers end with the command.
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.1)
         self._pid, self._stopping = None, False
         return DelayedSubmission(self)
 
     def _watch_limit(self) -> None:
-        """Send this process the signal of the time limit in time: Slurm's own may come too late."""
+        """Schedule the signal of the time limit for this process: Slurm's may come too late."""
         number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
         signal.setitimer(signal.ITIMER_REAL, max(self._limit - self._save_seconds, 1.0))
 
     def _run(self) -> int:
-        """Give the command once; returns its exit status, negative where a signal ended it."""
+        """Run the command once; return its exit status, negative if a signal ended it."""
         environment = {**os.environ, IN_ARRAY: ",".join(map(str, self._newest))}
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus
@@ -126,20 +126,20 @@ class ArrayWorker:
             start_new_session=True,
             preexec_fn=_listen_to_one_signal,
         )
-        # Not by its own `wait`, whose lock a signal's handler would wait for in vain.
+        # Not `Popen.wait`: a signal handler would wait for its lock forever.
         self._pid = process.pid
         if self._stopping:
             os.kill(self._pid, signal.SIGINT)
         try:
             _, code = os.waitpid(self._pid, 0)
-        except ChildProcessError:  # `checkpoint` has waited for it
+        except ChildProcessError:  # `checkpoint` has already waited for it
             code = 0
         self._pid = None
         process.returncode = os.waitstatus_to_exitcode(code)
         return process.returncode
 
     def _request_stop(self) -> None:
-        """Ask the command to save and end, once: the second request would end it at once."""
+        """Ask the command to save and end, only once: a second request would end it at once."""
         if not self._stopping and self._pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGINT)
@@ -154,16 +154,16 @@ class ArrayWorker:
         return False
 
     def _await_end(self) -> None:
-        """Wait to be killed, under Slurm: a worker that it pre-empts it requeues by itself.
+        """Wait to be killed, under Slurm, which itself requeues a worker that it preempts.
 
-        One that ended before would count as done.
+        A worker that ended before would count as done.
         """
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             time.sleep(3600)
 
 
 def _listen_to_one_signal() -> None:
-    """Let this process be asked to stop by its worker alone.
+    """Let only its worker ask this process to stop.
 
     A cluster may send SIGTERM to the worker, or to all processes of a job.
     """

@@ -1,4 +1,4 @@
-"""What jobs need from their run; processes that are set up to compute, log, and be interrupted."""
+"""What jobs need from their run, and how processes are set up to compute, log and stop."""
 
 import faulthandler
 import multiprocessing
@@ -28,19 +28,20 @@ from results import Machine, Store
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of how a run is done; none changes a result.
+    """The options for how a run works; none of them changes a result.
 
     Attributes:
-        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
-        devices: the devices to work on; all of them where it is empty.
-        timeout: seconds for one job; None lets it take what it takes.
+        jobs: number of workers; None takes one per GPU, or on the CPU one per core. 0 works in
+            this process.
+        devices: the devices to use; all of them if it is empty.
+        timeout: seconds for one job; None for no limit.
         save_every: seconds between two checkpoints of a training.
         retry: which trials that gave no result are tried again.
         plugins: the user's files that were loaded.
-        command: the command line that began the run.
+        command: the command line that started the run.
         prepared: whether another command has rehearsed the trainings and written the study, see
             `prepare_plan`.
-        newest: the attempt and measurement up to which `retry` holds; None for those of the start.
+        newest: the last attempt and measurement that `retry` covers; None for those at the start.
     """
 
     jobs: int | None = None
@@ -60,9 +61,9 @@ class RunContext:
 
     Attributes:
         database: URL of the database, with its password.
-        home: folder of everything that runs make.
-        plugin_hashes: hash of the source of each of the user's files, when the run began.
-        machine_id, code_id: rows of this machine and of the code that runs.
+        home: folder for everything that runs write.
+        plugin_hashes: hash of the source of each of the user's files when the run began.
+        machine_id, code_id: ids of the rows of this machine and of the running code.
     """
 
     database: str
@@ -78,7 +79,7 @@ class JobContext:
     """The resources of one job in the process that does it.
 
     Attributes:
-        stop: returns whether a training is to save what it has, and to end.
+        stop: returns whether a training should save what it has and end.
     """
 
     run: RunContext
@@ -97,9 +98,9 @@ def trial_folder(home: Path, fingerprint: str) -> Path:
 def prepare_process() -> dict[str, str]:
     """Set this process up to compute; return the allocator's settings.
 
-    The allocator keeps what is freed. One thread computes, unless `OMP_NUM_THREADS` says
-    otherwise: the bits of a training depend on the number of threads and should not depend on the
-    machine's cores, and threads that wait for each other crawl where anything else runs.
+    The allocator keeps freed memory. One thread computes, unless `OMP_NUM_THREADS` says otherwise:
+    the bits of a training depend on the number of threads and should not depend on the machine's
+    cores, and threads that wait for each other become very slow when anything else runs.
     """
     torch.set_num_threads(run_threads())
     return keep_freed_memory()
@@ -115,7 +116,7 @@ TAIL_LINES, TAIL_BYTES = 40, 8_000
 
 
 def log_to(path: Path) -> None:
-    """Append all output of this process, also of libraries and crashes, to a file in UTF-8."""
+    """Append all output of this process, including libraries and crashes, to a UTF-8 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,12 +132,12 @@ def log_to(path: Path) -> None:
 
 
 def log(text: str) -> None:
-    """Print a line of the log, with the time."""
+    """Print a line to the log, with the time."""
     print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}  {text}", flush=True)
 
 
 def tail(path: Path) -> str | None:
-    """Return the last lines of a log; None where there is none."""
+    """Return the last lines of a log, or None if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
@@ -147,10 +148,10 @@ def tail(path: Path) -> str | None:
 
 
 def begin_process(log: Path, device: str, plugins: Mapping[Path, str]) -> torch.device:
-    """Set this process up, to log there and see one device; it ends with the one that began it.
+    """Set up this process to log to a file, see one slot's devices and end with its parent.
 
     Returns:
-        The device, as this process sees it.
+        The first device, as this process sees it.
 
     Raises:
         PluginChangedError: see `load_unchanged`.
@@ -178,10 +179,10 @@ SIGNALS = {
 
 
 class Interrupts:
-    """A listener for signals inside a `with`, in the main thread; `reason` says who asked to leave.
+    """A listener for signals inside a `with`, in the main thread; `reason` names the first one.
 
-    The second signal raises KeyboardInterrupt; while that ends the run, more of them do nothing.
-    What is ignored, as SIGHUP under nohup, stays so.
+    The second signal raises KeyboardInterrupt; while that ends the run, further ones do nothing.
+    Signals that are ignored, such as SIGHUP under nohup, stay ignored.
     """
 
     def __init__(self) -> None:
@@ -201,7 +202,7 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def sleep(self, seconds: float) -> None:
-        """Wait so many seconds, or until somebody asks to leave."""
+        """Wait for this many seconds, or until a signal asks to leave."""
         end = time.monotonic() + seconds
         while self.reason is None and time.monotonic() < end:
             time.sleep(0.05)

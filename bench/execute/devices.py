@@ -1,4 +1,4 @@
-"""Where workers work: one slot each, on a GPU or on a core."""
+"""The slots of workers, each on a GPU or on a core, and locks on devices."""
 
 import fcntl
 import os
@@ -69,7 +69,7 @@ def refuse_few_gpus(ranks: int, each: int) -> None:
 
 
 def gpus() -> tuple[str, ...]:
-    """Return the GPUs that this process may use; asking touches none of them."""
+    """Return the GPUs that this process may use, without initialising any of them."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(count))
@@ -82,26 +82,26 @@ def devices_of(slot: str) -> list[str]:
 
 
 def own_device(name: str) -> torch.device:
-    """Return a device by name, as a process sees it that was shown all of them."""
+    """Return a device by name, in a process that sees all devices."""
     return torch.device(CPU) if name == CPU else torch.device("cuda", gpus().index(name))
 
 
 def show_only(name: str) -> torch.device:
-    """Let this process, which has touched no GPU yet, see a slot's devices; returns the first."""
+    """Limit this process, which has used no GPU yet, to a slot's devices; return the first."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == CPU else name
     return torch.device(CPU if name == CPU else "cuda")
 
 
 ASK_AGAIN = 0.2
-"""Seconds between two attempts at a lock that somebody else has."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 
 class StoppedWaiting(Exception):
-    """An end of waiting for a lock, before it was free."""
+    """A wait for a lock that was stopped before the lock was free."""
 
 
 def lock_names(device: torch.device) -> list[str]:
-    """Return the locks of a device, in the order in which they are taken; its own is the last."""
+    """Return the locks of a device, in the order in which they are taken; its own comes last."""
     if device.type == "cpu":
         return [CPU]
     if device.type == "cuda":
@@ -123,15 +123,17 @@ def holding(
     alone: bool,
     others: Sequence[torch.device] = (),
 ) -> Iterator[None]:
-    """Hold a device alone, as timings do, or together with others, as trainings do.
+    """Hold a device exclusively, as timings do, or share it with other holders, as trainings do.
 
     Args:
-        others: more devices, of the other ranks of a training, to hold together with others.
-        waiting: called once with who else holds it, where this process must wait.
+        waiting: called once, with the names of the holders, if this process must wait.
+        stop: returns whether to stop waiting.
+        alone: whether to hold the device exclusively.
+        others: devices of a training's other ranks, to share with other holders as well.
 
     Raises:
-        StoppedWaiting: `stop` said so.
-        BenchError: the lock's file cannot be opened.
+        StoppedWaiting: `stop` returned True.
+        BenchError: the file of a lock cannot be opened.
     """
     *shared, own = lock_names(device)
     more = {name for other in others for name in lock_names(other)} - {*shared, own}
@@ -144,11 +146,9 @@ def holding(
                 waiting(_holders(descriptor))
                 while not _taken(descriptor, mode):
                     if stop():
-                        raise StoppedWaiting(
-                            "it was asked to leave while it waited for the machine"
-                        )
+                        raise StoppedWaiting("it was asked to stop while it waited for the machine")
                     time.sleep(ASK_AGAIN)
-            # What nobody touched for days, the system clears away from there.
+            # The system deletes files there that were not touched for days.
             os.utime(descriptor)
         yield
 
@@ -162,22 +162,22 @@ def _taken(descriptor: int, how: int) -> bool:
 
 
 def _opened(path: Path) -> int:
-    """Open the lock's file, made where there is none, for every user of this machine."""
+    """Open the file of a lock, creating it for every user of this machine if necessary."""
     try:
         path.parent.mkdir(exist_ok=True)
-        with suppress(PermissionError):  # it is somebody else's, who has done so
+        with suppress(PermissionError):  # it belongs to another user, who has done so
             path.parent.chmod(0o1777)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
             path.chmod(0o666)
-        # Not with O_CREAT: Linux refuses that for a file of somebody else in such a folder.
+        # Not with O_CREAT: Linux refuses that for another user's file in such a folder.
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise BenchError(f"cannot use the lock {path}: {error.strerror}") from error
 
 
 def _holders(descriptor: int) -> str:
-    """Name who holds the lock of an open file, as far as the system knows: commands, by process."""
+    """Return the processes that hold the lock of an open file, as far as the system knows."""
     inode = os.fstat(descriptor).st_ino
     try:
         lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
@@ -192,7 +192,7 @@ def _holders(descriptor: int) -> str:
 
 
 def _command(pid: int) -> str:
-    """Return the command that a process belongs to; a worker's is that of its run."""
+    """Return the command that a process belongs to; for a worker, that of its run."""
     try:
         process = psutil.Process(pid)
         for each in (process, *process.parents()):
@@ -200,5 +200,5 @@ def _command(pid: int) -> str:
             if not any("multiprocessing" in word for word in arguments):
                 return f"process {each.pid} ({' '.join(' '.join(arguments).split())})"
     except psutil.Error:
-        pass  # it ended meanwhile, or is of another container
+        pass  # it has ended, or belongs to another container
     return ""

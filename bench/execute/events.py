@@ -1,4 +1,4 @@
-"""What happens during a run, as plain data for displays and logs, and the summary of it."""
+"""The events of a run, as plain data for displays and logs, and the summary of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from results.store.records import AttemptStatus, MeasurementStatus
 
 @dataclass(frozen=True)
 class Task:
-    """The trial or bare layer that an event is about: the `number`th of `total` in the plan.
+    """The trial or bare layer that an event is about: number `number` of `total` in the plan.
 
     Attributes:
-        name: the router, and what sets this trial apart from its others.
+        name: the router, and what distinguishes this trial from the router's others.
         seed: None for a bare layer.
     """
 
@@ -23,14 +23,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Begun:
-    """The beginning of a run, after it was decided how many `jobs` there are to do."""
+    """The beginning of a run, once the number of `jobs` to do is known."""
 
     jobs: int
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A wait for `holder`: another run that works on the task, or who has the machine."""
+    """A wait for `holder`: another run that works on the task, or whoever holds the machine."""
 
     task: Task
     holder: str
@@ -39,7 +39,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Reused:
-    """A trial that has its result already; `status` is how it ended."""
+    """A trial that already has a result; `status` is how it ended."""
 
     task: Task
     status: str
@@ -56,13 +56,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a training that goes on, `step` of `steps` done.
+    """The state of a running training, with `step` of `steps` done.
 
     Attributes:
         loss: the training loss at the last step, without auxiliary losses.
-        accuracy: share of the validation split at the last evaluation; None before the first.
-        evaluations: number of evaluations until now.
-        seconds: duration of the training until now, evaluations left out.
+        accuracy: accuracy on the validation split, a share, at the last evaluation; None before
+            the first.
+        evaluations: number of evaluations so far.
+        seconds: duration of the training so far, without evaluations.
     """
 
     task: Task
@@ -76,7 +77,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a training; `error` is the first line of why where the status is not `done`."""
+    """The end of a training; `error` says why in one line if the status is not `done`."""
 
     task: Task
     status: str
@@ -94,7 +95,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Measured:
-    """The end of a measurement; `error` says why where the status is not `done`."""
+    """The end of a measurement; `error` says why if the status is not `done`."""
 
     task: Task
     suite: str
@@ -105,14 +106,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Leaving:
-    """The early end of a run: nothing new is begun; what goes on saves what it has."""
+    """The early end of a run: no new job begins, and running jobs save what they have."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The files that the plugins of a worker opened in its job, in absolute paths."""
+    """The files that a worker's plugins opened during its job, as absolute paths."""
 
     files: tuple[str, ...]
 
@@ -121,12 +122,12 @@ Event = (
     Begun | Leaving | Waiting | Reused | Started | Progress | Ended | Measuring | Measured | Opened
 )
 OnEvent = Callable[[Event], None]
-"""Called with each event when it happens."""
+"""A function that is called with each event when it happens."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial or a measurement that gave no result; `what` is "training" or the suite."""
+    """A training or a measurement that gave no result; `what` is "training" or the suite."""
 
     task: Task
     what: str
@@ -136,10 +137,10 @@ class Failure:
 
 @dataclass
 class RunSummary:
-    """The counts of what a run has done, as it happens.
+    """The counts of what a run has done so far.
 
     Attributes:
-        left: why the run left before everything was done; None where it did not.
+        left: why the run stopped before everything was done; None if it did not.
     """
 
     trained: int = 0
@@ -151,7 +152,7 @@ class RunSummary:
 
     @property
     def interrupted(self) -> bool:
-        """Whether something was ended from outside, which the next run continues."""
+        """Whether something was ended from outside, to be continued by the next run."""
         return any(each.status == AttemptStatus.INTERRUPTED for each in self.failures)
 
     def add(self, event: Event) -> None:

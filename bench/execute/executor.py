@@ -1,4 +1,4 @@
-"""Who does the jobs of a run: the interface, and this process itself.
+"""Executors, which do the jobs of a run: the interface, and the one that uses this process.
 
 The other implementation is in `processes`.
 """
@@ -22,7 +22,7 @@ from results.store.records import AttemptStatus
 
 
 class Executor(Protocol):
-    """The interface of what does jobs, one at a time in each slot.
+    """The interface of an executor, which does jobs, one at a time in each slot.
 
     Attributes:
         slots: the device of each slot.
@@ -31,29 +31,29 @@ class Executor(Protocol):
     slots: tuple[str, ...]
 
     def preflight(self, specs: Sequence[TrialSpec]) -> Iterable[Check]:
-        """Rehearse trainings, see `rehearse`; returns a check of each."""
+        """Rehearse trainings, see `rehearse`; return a check for each."""
 
     def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
-        """Begin a job in a free slot; its events are passed on here or in `wait`."""
+        """Begin a job in a free slot; its events arrive during this call or during `wait`."""
 
     def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
-        """Return the slots that became free, after so many seconds at most."""
+        """Wait at most this many seconds; return the slots that became free, with their results."""
 
     def request_stop(self, slot: int) -> None:
-        """Ask the job in a slot to save what it has, and to end."""
+        """Ask the job in a slot to save what it has and end."""
 
     def request_stop_all(self) -> None:
-        """Ask all jobs, and those that are still to start, to save what they have, and to end."""
+        """Ask all jobs, including those still to start, to save what they have and end."""
 
     def kill(self) -> None:
         """End all jobs at once."""
 
 
 class LocalExecutor:
-    """This process, as for a debugger: `start` returns when the job is done.
+    """An executor that does jobs in this process, for a debugger: `start` returns when one is done.
 
     Args:
-        stop: whether the run was asked to leave.
+        stop: returns whether the run was asked to stop.
     """
 
     def __init__(
@@ -98,6 +98,6 @@ class LocalExecutor:
         self._job_stops = True
 
     def request_stop_all(self) -> None:
-        """Do nothing: between two jobs nothing runs, and within one, it asks for itself."""
+        """Do nothing: nothing runs between two jobs, and a running job checks `stop` itself."""
 
     kill = request_stop_all

@@ -1,4 +1,4 @@
-"""Failures of trainings: detected before any starts, by a rehearsal, or named when they happen."""
+"""Failures of trainings: detected by a rehearsal before any starts, or classified afterwards."""
 
 import errno
 import math
@@ -18,14 +18,14 @@ from bench.train import TrainingInterrupted, refuse_other_optimisation, why_not_
 from results.store.records import AttemptStatus
 from routers.errors import NonFiniteError, RequestError
 
-DISK_FULL = "the disk is full; free some space and give the command again"
+DISK_FULL = "the disk is full; free some space and run the command again"
 POSTGRESQL_DISK_FULL = "53100"
-"""Its SQLSTATE."""
+"""PostgreSQL's SQLSTATE for a full disk."""
 CUDA_MEMORY_ALLOCATION = 2
-"""`cudaErrorMemoryAllocation`."""
+"""CUDA's error code `cudaErrorMemoryAllocation`."""
 
 Check = Callable[[], None]
-"""Raises what a rehearsal raised, if it did."""
+"""A function that raises the error of a rehearsal, if there was one."""
 
 
 def refuse_untrainable(
@@ -34,8 +34,8 @@ def refuse_untrainable(
     """Rehearse each training once, whatever the number of its seeds.
 
     Raises:
-        RequestError: one cannot be trained as it was asked for; it names the trial, unless the
-            dense model fails alike.
+        RequestError: a trial cannot be trained as asked for; the message names it, unless the
+            dense model fails in the same way.
     """
     trials = [job for job in jobs if job.decision.train]
     once = {condition_of(job.planned.spec): job for job in trials}.values()
@@ -49,24 +49,24 @@ def refuse_untrainable(
 
 
 def _refusal(check: Check) -> RequestError | None:
-    """Return the mistake in the request that a check finds; other errors fail the training."""
+    """Return the mistake in the request that a check finds, or None; other errors are ignored."""
     try:
         check()
     except RequestError as error:
         return error
     except (Exception, SystemExit):
-        pass  # the row of the training says why
+        pass  # the training will fail, and its row says why
     return None
 
 
 def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
     """Build the model and evaluate its objective on a few blank images, without gradients.
 
-    A derived trial starts from an untrained parent. torch's generators are left as they were.
+    A derived trial starts from an untrained parent. The states of torch's generators are restored.
 
     Raises:
         RequestError: the model cannot be built or derived, its groups do not fit its batches, an
-            auxiliary loss does not fit its router, or its batches cannot be cut.
+            auxiliary loss does not fit its router, or its batches cannot be split.
     """
     dataset, parent = datasets.get(spec.data), spec.parent
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
@@ -88,7 +88,7 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         labels = torch.zeros(count, dtype=torch.long, device=device)
         noise = torch.Generator(device)
         Objective(spec.train)(model, images, labels, step=0, generator=noise)
-        model.eval()(images)  # a router may route otherwise once training is over
+        model.eval()(images)  # a router may route differently in evaluation
 
 
 def _refuse_misfit(groups: int, tokens: list[int], spec: TrialSpec, dataset: Dataset) -> None:
@@ -113,7 +113,7 @@ def _refuse_misfit(groups: int, tokens: list[int], spec: TrialSpec, dataset: Dat
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that it came from, is that of a disk without room."""
+    """Tell whether an error, or one that caused it, means that the disk is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -126,10 +126,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is that of memory, of the CPU or of a device, without room."""
+    """Tell whether an error means that the memory of the CPU or of a device is exhausted."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # `torch.AcceleratorError`, for what fails outside torch's allocator; older torch has no such.
+    # `torch.AcceleratorError`, for failures outside torch's allocator; older torch lacks it.
     if getattr(error, "error_code", None) == CUDA_MEMORY_ALLOCATION:
         return True
     # The CPU's allocator raises a bare RuntimeError: only its text tells.
@@ -137,7 +137,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> AttemptStatus:
-    """Return the status of an attempt that ended with an error; interrupted if from outside."""
+    """Return the status of an attempt that failed; it is interrupted if the cause lies outside."""
     if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
         return AttemptStatus.INTERRUPTED
     if isinstance(error, NonFiniteError):
@@ -146,10 +146,10 @@ def status_of(error: BaseException) -> AttemptStatus:
 
 
 def remedy(spec: TrialSpec, datasets: Datasets) -> str:
-    """Say what would let a training that was out of memory fit."""
+    """Return advice that would let a training that ran out of memory fit."""
     parts = 2 * spec.train.micro_batches
     reason = None
-    # A model that cannot be built now, for want of memory, is refused by the next run if need be.
+    # If the model cannot be built now for lack of memory, the next run refuses it if necessary.
     with suppress(Exception):
         reason = why_not_cut(spec, trial_model(spec, datasets.get(spec.data)), parts)
     if reason:

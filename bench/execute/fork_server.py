@@ -1,4 +1,4 @@
-"""Processes forked from a server that has everything loaded, and no device."""
+"""Processes forked from a server that has loaded everything and uses no device."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ PRELOADED = (
     "results.migrate",
     "suites",
 )
-"""What the fork server imports, so that no worker has to: timm and torchvision take seconds."""
+"""Modules that the fork server imports for all workers: timm and torchvision take seconds."""
 
 Parameters = ParamSpec("Parameters")
 Value = TypeVar("Value")
@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 def fork_server() -> ForkServerContext:
     """Start the server, and return the context whose processes are forked with everything loaded.
 
-    What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
+    The terminal's signals, sent at Ctrl-C or when it is closed, do not reach these processes.
     """
     context = multiprocessing.get_context("forkserver")
     # The server looks in the current folder first, where a user may have a `bench.py`.
@@ -52,21 +52,21 @@ def fork_server() -> ForkServerContext:
 def forked(
     function: Callable[Parameters, Value], timeout: float | None
 ) -> Callable[Parameters, ProcessFuture[Value]]:
-    """Return the same function, of a module, that works in a new process each time it is called.
+    """Return a version of a module's function that runs in a new process at each call.
 
     Args:
-        timeout: seconds until that process is ended; None lets it take what it takes.
+        timeout: seconds after which that process is ended; None for no limit.
     """
-    # Workers that load images start processes of their own, so they are no daemons. pebble reads
-    # `context`; its annotations call it `mp_context`.
+    # Workers that load images start processes of their own, so they must not be daemons. pebble
+    # reads `context`; its annotations call it `mp_context`.
     process = concurrent.process(daemon=False, timeout=timeout, context=fork_server())  # type: ignore[call-overload]
     return cast(Callable[Parameters, ProcessFuture[Value]], process(function))
 
 
 def how_it_ended(expired: ProcessExpired) -> str:
-    """Say how a process ended that returned nothing: `was killed by SIGSEGV`."""
+    """Describe how a process without a result ended: `was killed by SIGSEGV`."""
     code = expired.exitcode
     if code >= 0:
         return f"ended with exit status {code} and no result"
-    memory = ", as the kernel does where memory runs out" if code == -signal.SIGKILL else ""
+    memory = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{memory}"

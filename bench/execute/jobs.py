@@ -1,4 +1,4 @@
-"""Jobs, one a trial and one a bare layer: their rows in the database, their ends."""
+"""Jobs, one per trial and one per bare layer: their rows in the database and their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from results.store.records import UNFINISHED, AttemptStatus, MeasurementStatus
 
 @dataclass(frozen=True)
 class Job:
-    """The training of a trial, unless it is reused, then the measurements that are due.
+    """The training of a trial, unless it is reused, and then the measurements that are due.
 
     A bare layer is only measured.
     """
@@ -28,7 +28,7 @@ class Job:
 
     @property
     def is_layer(self) -> bool:
-        """Whether a bare layer is measured."""
+        """Whether the job measures a bare layer."""
         return self.task.seed is None
 
     @property
@@ -38,12 +38,12 @@ class Job:
 
     @property
     def parent(self) -> str | None:
-        """The fingerprint of the trial that a derived one starts from."""
+        """The fingerprint of the trial that a derived trial starts from."""
         return self.planned.fingerprint.parent
 
     @property
     def due(self) -> tuple[PlannedSuite, ...]:
-        """The suites that are to measure it."""
+        """The suites that still have to measure it."""
         return self.decision.due
 
     @property
@@ -62,12 +62,12 @@ class Job:
 
     @property
     def reused(self) -> Reused | None:
-        """The event that its last attempt is reused, where there is one."""
+        """The event that the trial's last attempt is reused, or None."""
         done = self.decision.attempt
         return None if done is None else Reused(self.task, done.status, self.decision.reason)
 
     def without(self, suites: Collection[str]) -> Job:
-        """Return the same job without these suites."""
+        """Return the job without these suites."""
         due = tuple(suite for suite in self.due if suite.name not in suites)
         return replace(self, decision=replace(self.decision, due=due))
 
@@ -78,9 +78,9 @@ class Assignment:
 
     Attributes:
         row: id of the row of the trial or layer.
-        attempt: id of the row of the attempt that has begun; None where nothing is to be trained.
+        attempt: id of the row of the attempt that has begun; None if nothing is to be trained.
         device: the devices that the worker computes on, see `devices.slots`.
-        log: file of the attempt's or measurement's output.
+        log: file for the output of the attempt or measurement.
     """
 
     job: Job
@@ -95,8 +95,8 @@ class Result:
     """The end of a job that its worker finished.
 
     Attributes:
-        status: status of the training; None where there was none.
-        leave: why the whole run is to end, where it is.
+        status: status of the training; None if there was none.
+        leave: why the whole run should end, if it should.
     """
 
     status: str | None = None
@@ -109,7 +109,7 @@ class WorkerFailure:
 
     Attributes:
         status: the status that the job's attempt gets.
-        leave: why the whole run is to end, where it is.
+        leave: why the whole run should end, if it should.
     """
 
     status: AttemptStatus
@@ -121,7 +121,7 @@ class WorkerFailure:
 def jobs_of(
     plan: Plan, decisions: Sequence[Decision], due: Sequence[tuple[PlannedSuite, ...]]
 ) -> Iterator[Job]:
-    """Yield jobs in the order of the plan: trials as decided, then layers with their due suites."""
+    """Yield jobs in plan order: trials with their decisions, then layers with their due suites."""
     for number, (each, decision) in enumerate(zip(plan.trials, decisions, strict=True), 1):
         yield Job(each, decision, Task(each.label, each.spec.seed, number, len(plan.trials)))
     for number, (each, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
@@ -144,34 +144,34 @@ class JobStore:
     rows: Mapping[str, int]
 
     def lease(self, job: Job) -> int | None:
-        """Take a job; returns the lease's row, None where another run works on it."""
+        """Lease a job; return the id of the lease's row, or None if another run works on it."""
         subject = "layer_id" if job.is_layer else "trial_id"
         return self.store.lease(self.run_id, **{subject: self.rows[job.fingerprint]})
 
     def holder(self, job: Job) -> str:
-        """Name who works on a job that could not be leased."""
+        """Return who works on a job that could not be leased."""
         held = [lease for lease in self.store.leases() if lease.fingerprint == job.fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
     def held_by_others(self) -> dict[int, int]:
-        """Return the run that holds a trial, by the trial's row, of all that others hold now."""
+        """Return the trials that other runs hold now: the run's id by the trial's row."""
         return {row: run for row, run in self.store.held().items() if run != self.run_id}
 
     def refreshed(self, job: Job, children: Iterable[Job]) -> Job:
-        """Return a job with what is left to do now of it, which others are derived from."""
+        """Return a job with what is left of it now; `children` are the jobs derived from it."""
         if job.is_layer:
             (due,) = self.reuse.layers([job.planned])
             return replace(job, decision=replace(job.decision, due=due))
         return self.refreshed_trials([job, *children])[0]
 
     def refreshed_trials(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return jobs with what is left to do now of them; parents come before their children."""
+        """Return jobs with what is left of them now; parents must come before their children."""
         decisions = self.reuse.trials([job.planned for job in jobs])
         pairs = zip(jobs, decisions, strict=True)
         return [replace(job, decision=decision) for job, decision in pairs]
 
     def begin(self, job: Job, device: str) -> Assignment:
-        """Begin the attempt of a leased job, where it is to be trained; returns its assignment."""
+        """Begin the attempt of a leased job, if it is to be trained; return its assignment."""
         row, attempt = self.rows[job.fingerprint], None
         layer = "layer-" if job.is_layer else ""
         log = self.context.home / "logs" / f"{layer}{job.fingerprint[:16]}.log"
@@ -185,7 +185,7 @@ class JobStore:
     def fail_training(
         self, assignment: Assignment, failure: WorkerFailure, seconds: float
     ) -> tuple[AttemptStatus, str | None]:
-        """Write down how an attempt ended, unless it had before; returns its status and error."""
+        """Record how an attempt ended, unless it had already; return its status and error."""
         last = self.store.last_attempt(assignment.job.fingerprint)
         assert last is not None  # it has begun
         if last.id != assignment.attempt or last.status not in UNFINISHED:
@@ -201,7 +201,7 @@ class JobStore:
         return failure.status, failure.error
 
     def prune_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
-        """Write down that an attempt was not worth its time; its saved state is deleted."""
+        """Record that an attempt was pruned, and delete its saved state."""
         assert assignment.attempt is not None
         self.store.finish_attempt(
             assignment.attempt, AttemptStatus.PRUNED, error=reason, seconds=seconds
@@ -211,7 +211,7 @@ class JobStore:
     def fail_measurement(
         self, assignment: Assignment, suite: PlannedSuite, failure: WorkerFailure
     ) -> None:
-        """Write down that a suite was measuring when its process ended."""
+        """Record that a suite was measuring when its process ended."""
         attempt_id = None
         if not assignment.job.is_layer:
             done = self.store.done_attempt(assignment.job.fingerprint)

@@ -1,6 +1,6 @@
-"""The job loop: all jobs of a run, from the first to the last, on whatever executor.
+"""The job loop: all jobs of a run, from the first to the last, on any executor.
 
-A job that another run holds is asked for again until it is done.
+A job that another run holds is tried again until it is done.
 """
 
 import time
@@ -27,14 +27,14 @@ from results.store.leases import STALE_SECONDS
 from results.store.records import AttemptStatus
 
 HEARTBEAT = 2.0
-"""Seconds between two heartbeats, at least."""
+"""Least number of seconds between two heartbeats of a run."""
 ALL_HEARTBEATS = 0.08
-"""Seconds between two heartbeats of all runs that share a study's jobs, at least: 256 runs send one
-each every 20 seconds, of the 120 after which a run counts as dead."""
+"""Least number of seconds between two heartbeats of any runs that share a study's jobs: 256 runs
+each send one every 20 seconds; a run counts as dead after 120."""
 POLL = 0.5
-"""Seconds between two questions to the executor, at most."""
+"""Most seconds between two queries of the executor."""
 PATIENCE = 30.0
-"""Seconds that workers have to save what they have where the database is out of reach."""
+"""Seconds that workers have to save what they have if the database is out of reach."""
 
 
 class JobSource(Protocol):
@@ -42,26 +42,26 @@ class JobSource(Protocol):
 
     @property
     def study(self) -> str:
-        """Name the study that they belong to."""
+        """The name of the study that the jobs belong to."""
 
     def pending(self) -> Sequence[Job]:
-        """Return what is to be rehearsed; none where there is nothing to do."""
+        """Return the jobs to rehearse; none if there is nothing to do."""
 
     def record(self) -> Mapping[str, int]:
         """Write the study, after the rehearsals and before the run's row.
 
         Returns:
-            The row of each trial and layer, by fingerprint.
+            The id of the row of each trial and layer, by fingerprint.
         """
 
     def begin(self, run_id: int) -> Sequence[Job]:
-        """Return the first jobs, of which none is idle, and emit what is known of them."""
+        """Return the first jobs, none of them idle, and emit what is known about them."""
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
-        """Say why a training that is so far is to end now; None where it goes on."""
+        """Return why a training at this point should end now, or None if it should continue."""
 
     def following(self, job: Job) -> Iterable[Job]:
-        """Return the jobs that follow one that is over, or was over when it was to begin."""
+        """Return the jobs that follow one that has ended, or had ended before it could begin."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Active:
 
     Attributes:
         lease: id of the row of the job's lease.
-        pruned: why its training was asked to stop, where it alone was.
+        pruned: why this training alone was asked to stop; None if it was not.
         progress: the last state of the training or measurement, which `status` shows.
     """
 
@@ -92,7 +92,7 @@ class JobLoop:
 
     Args:
         jobs: the first jobs, in the order of the plan; none is idle.
-        source: gives the jobs that follow from those that ended.
+        source: the source of the jobs that follow those that ended.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class JobLoop:
         self._last_try, self._last_heartbeat = 0.0, time.monotonic()
 
     def run(self) -> str | None:
-        """Do all jobs; returns why some were left, None where none was.
+        """Do all jobs; return why some were left, or None if none was.
 
         Raises:
-            KeyboardInterrupt: at the second Ctrl-C; nothing runs on.
-            StoreError: the database cannot be written; nothing runs on.
+            KeyboardInterrupt: at the second Ctrl-C; nothing keeps running.
+            StoreError: the database cannot be written; nothing keeps running.
         """
         try:
             while self._active or (self._queue and not self._leaving):
@@ -145,7 +145,7 @@ class JobLoop:
         return self._leaving
 
     def _on_event(self, slot: int, event: Event) -> None:
-        """Follow an event of the job in a slot, and emit it."""
+        """Update the job in a slot from one of its events, and emit the event."""
         active = self._active[slot]
         match event:
             case events.Started():
@@ -158,7 +158,7 @@ class JobLoop:
                     if active.pruned is not None:
                         self._executor.request_stop(slot)
             case events.Ended(_, AttemptStatus.INTERRUPTED) if active.pruned is not None:
-                return  # emitted when it is written down as what it is
+                return  # emitted once it is recorded as pruned
             case events.Measuring(_, name):
                 due = active.assignment.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
@@ -204,7 +204,7 @@ class JobLoop:
         self._executor.start(slot, assignment, partial(self._on_event, slot))
 
     def _finish(self, slot: int, result: Result | WorkerFailure) -> None:
-        """Let go of a job that is over, and take up what follows."""
+        """Release a job that has ended, and queue what follows."""
         active = self._active.pop(slot)
         status = result.status
         if active.pruned is not None and status == AttemptStatus.INTERRUPTED:
@@ -222,7 +222,7 @@ class JobLoop:
             self._leave(result.leave)
 
     def _fail(self, active: _Active, failure: WorkerFailure) -> str | None:
-        """Write down what a worker left undone; returns the status of its training."""
+        """Record what a worker left undone; return the status of its training."""
         seconds, assignment = active.seconds, active.assignment
         task, suite, status = active.item.job.task, active.measuring, None
         if assignment.attempt is not None and suite is None:
@@ -233,7 +233,7 @@ class JobLoop:
         suite = suite or next(iter(assignment.job.due), None)
         if suite is None:
             return status
-        # What was stopped from outside is due still, and no result.
+        # A measurement that was stopped from outside is still due and has no result.
         if failure.status != AttemptStatus.INTERRUPTED:
             self._job_store.fail_measurement(assignment, suite, failure)
             active.item.crashed.add(suite.name)
@@ -242,7 +242,7 @@ class JobLoop:
         return status
 
     def _pass_over(self, job: Job) -> None:
-        """Take up what follows a job that another run has done."""
+        """Queue what follows a job that another run has done."""
         if job.reused is not None:
             self._emit(job.reused)
         self._add_following(job)
@@ -251,14 +251,14 @@ class JobLoop:
         self._queue.add(self._source.following(job))
 
     def _leave(self, reason: str) -> None:
-        """Begin nothing more, and ask what goes on to save and stop."""
+        """Begin nothing more, and ask running jobs to save and stop."""
         if not self._leaving:
             self._leaving = reason
             self._executor.request_stop_all()
             self._emit(events.Leaving(reason))
 
     def _heartbeat(self) -> None:
-        """Write down that the run lives; that it cannot be written for a while costs nothing."""
+        """Record that the run is alive; tolerate a database that cannot be written for a while."""
         now = time.monotonic()
         if now - self._last_try < max(HEARTBEAT, ALL_HEARTBEATS * self._queue.runs):
             return

@@ -1,4 +1,4 @@
-"""The user's plugins in worker processes: the ones that were planned, or none."""
+"""The user's plugins in worker processes, where they must be unchanged, and the files they open."""
 
 import os
 import sys
@@ -20,12 +20,15 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 
 OPENED: set[str] = set()
-"""The files that plugins opened for reading, in this process and in workers: absolute paths."""
+"""Absolute paths of the files that plugins opened for reading, in this process and in workers."""
 
 
 @cache
 def watch_opened() -> None:
-    """Begin to collect them, before plugins are imported: an audit hook cannot be removed."""
+    """Start recording the files that plugins open; to be called before plugins are imported.
+
+    Later calls do nothing, since an audit hook cannot be removed.
+    """
     sys.addaudithook(_on_audit_event)
 
 
@@ -33,8 +36,8 @@ def opened_uncovered(plugins: Sequence[Path], home: Path) -> list[Path]:
     """Return the files that plugins opened and that no fingerprint covers.
 
     Args:
-        plugins: the user's files; the modules that they import are covered.
-        home: the folder of everything that runs make.
+        plugins: the user's files; they and the modules that they import are covered.
+        home: the folder for everything that runs write.
     """
     covered = user_sources(plugins)
     temporary = Path(tempfile.gettempdir()).resolve()
@@ -52,7 +55,7 @@ def opened_uncovered(plugins: Sequence[Path], home: Path) -> list[Path]:
 
 
 def _on_audit_event(event: str, arguments: tuple[Any, ...]) -> None:
-    """Note a file that a plugin opens for reading. Python calls this at each audit event."""
+    """Record a file that a plugin opens for reading. Python calls this at each audit event."""
     if event != "open":
         return
     path, _, flags = arguments
@@ -64,9 +67,9 @@ def _on_audit_event(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _by_plugin(frame: FrameType | None) -> bool:
-    """Tell whether a plugin's code, called by the bench, is what opens a file.
+    """Tell whether a file is opened by a plugin's code that the bench called.
 
-    What a library reads while it is imported, and what the bench reads for a plugin, does not
+    Files that a library reads while it is imported, or that the bench reads for a plugin, do not
     count.
     """
     plugin = False
@@ -84,7 +87,7 @@ def _by_plugin(frame: FrameType | None) -> bool:
 
 @cache
 def _kind(name: str) -> Literal["bench", "plugin", "library"]:
-    """Say whose file this is."""
+    """Return whose file this is."""
     file = Path(name)
     if is_own(file):
         return "bench"
@@ -92,18 +95,18 @@ def _kind(name: str) -> Literal["bench", "plugin", "library"]:
 
 
 def _source(file: Path) -> Path:
-    """Return the source of a compiled file of Python's; of any other the file itself."""
-    with suppress(ValueError):  # its name is not as Python makes them
+    """Return the source file of a `.pyc` file; any other file is returned unchanged."""
+    with suppress(ValueError):  # the name is not one that Python gives
         return Path(source_from_cache(file)) if file.suffix == ".pyc" else file
     return file
 
 
 class PluginChangedError(BenchError):
-    """A plugin that is not what was planned any more."""
+    """A plugin that has changed since it was planned."""
 
 
 def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
-    """Return a hash of the source of each plugin, with the modules of the user that it imports."""
+    """Return a hash of the source of each plugin and of the user's modules that it imports."""
     return {
         plugin: combined(source.digest for source in user_sources([plugin]).values())
         for plugin in plugins
@@ -111,10 +114,10 @@ def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
 
 
 def load_unchanged(planned: Mapping[Path, str]) -> None:
-    """Register what the plugins hold, in a new process.
+    """Register the components of the plugins in a new process.
 
     Raises:
-        PluginChangedError: what one makes now is another trial than was planned.
+        PluginChangedError: a plugin has changed, so that the trial is not the one that was planned.
     """
     watch_opened()
     load_entry_points()
@@ -124,6 +127,6 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     for plugin in planned:
         if now[plugin] != planned[plugin]:
             raise PluginChangedError(
-                f"{plugin}, or a module that it imports, has changed since the run began; give the "
-                "command again to run the new one"
+                f"{plugin}, or a module that it imports, has changed since the run began; run the "
+                "command again to use the new version"
             )

@@ -1,4 +1,4 @@
-"""Worker processes, one for each job: forked, followed, and distinguished by how they end."""
+"""Worker processes, one per job: forked, followed, and classified by how they end."""
 
 import os
 import signal
@@ -28,21 +28,21 @@ from results.store.records import AttemptStatus
 from routers.errors import describe
 
 OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-"""Exit statuses of a worker that was stopped by somebody else, and not by a fault of its own."""
+"""Exit statuses of a worker that was stopped from outside, not by a fault of its own."""
 
 GRACE = 10.0
-"""Seconds that a worker which took too long has to save what it has."""
+"""Seconds that a worker has to save what it has after its timeout."""
 
 FIRST_MESSAGE = 5.0
-"""Seconds in which a worker that was just started sends its process id, if all is well."""
+"""Seconds within which a worker that has just started normally sends its process id."""
 
 LONGEST_REHEARSAL = 300
-"""Seconds for one rehearsal; what takes longer is left to its training."""
+"""Seconds for one rehearsal; if it takes longer, the training itself is the test."""
 
 
 @dataclass
 class _Busy:
-    """A slot at work.
+    """A busy slot.
 
     Attributes:
         events: the end of the pipe on which the worker's events arrive.
@@ -69,9 +69,10 @@ class _Busy:
 
 
 class ProcessExecutor:
-    """A process for each job, forked from a server that has everything loaded and no device.
+    """An executor with a process per job, forked from a server that has everything loaded.
 
-    The time that a job waits for the machine does not count towards its timeout.
+    The server uses no device. Time that a job waits for the machine does not count towards its
+    timeout.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ProcessExecutor:
         self._stopping = False
 
     def preflight(self, specs: Sequence[TrialSpec]) -> Iterator[Check]:
-        """Rehearse each in a process of its own: a router that crashes costs its own trial."""
+        """Rehearse each in its own process: a router that crashes costs only its own trial."""
         begin = forked(rehearse_in_worker, LONGEST_REHEARSAL)
         for first in range(0, len(specs), len(self.slots)):
             some = specs[first : first + len(self.slots)]
@@ -127,18 +128,18 @@ class ProcessExecutor:
 
     def kill(self) -> None:
         for busy in self._busy.values():
-            if busy.pid is None:  # a worker sends it first of all
+            if busy.pid is None:  # it is the first thing that a worker sends
                 with suppress(EOFError, OSError):
                     message = busy.events.recv() if busy.events.poll(FIRST_MESSAGE) else None
                     busy.pid = message if isinstance(message, int) else None
             busy.signal(signal.SIGKILL)
             if busy.pid is None:
-                # Not for the others: pebble's thread would find its future cancelled when it wants
-                # to write down how the process ended.
+                # Not for the others: pebble's thread would find its future cancelled when it
+                # records how the process ended.
                 busy.future.cancel()
 
     def _watch(self, busy: _Busy) -> None:
-        """End what holds on to the pipes of a worker that is gone, and one that takes too long."""
+        """End a late worker, and processes that hold on to the pipes of a worker that is gone."""
         if busy.pid is not None and not psutil.pid_exists(busy.pid):
             busy.signal(signal.SIGKILL)
         if self._timeout is None or busy.since is None:
@@ -151,7 +152,7 @@ class ProcessExecutor:
             busy.signal(signal.SIGKILL)
 
     def _receive(self, busy: _Busy) -> None:
-        """Pass on all that a worker has sent until now."""
+        """Pass on everything that a worker has sent so far."""
         while busy.open:
             try:
                 if not busy.events.poll():
@@ -194,7 +195,7 @@ def _outcome_of(
     except PluginChangedError as changed:
         return WorkerFailure(interrupted, str(changed), leave=str(changed))
     except Exception as error:
-        # The database's troubles are not the trial's; a value that none can keep is.
+        # Trouble with the database is not the trial's fault; a value that cannot be stored is.
         troubles = isinstance(error, (StoreError, StoppedWaiting))
         outside = stopping or (troubles and not isinstance(error, UnstorableError))
         trace = str(error.__cause__) if error.__cause__ else None

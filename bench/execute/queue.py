@@ -1,7 +1,7 @@
-"""The queue of one run: jobs that are still to begin, some of which other runs may take.
+"""The queue of one run: jobs that have yet to begin, some of which other runs may take.
 
-A lease decides who does a job. What else is read of other runs here only spares the questions: a
-hundred runs that share ten thousand trials would ask for each of them one by one.
+A lease decides who does a job. Whatever else is read here about other runs only saves queries: a
+hundred runs that share ten thousand trials would otherwise ask for each trial one by one.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from bench.execute.jobs import Job, JobStore
 
 ASK_AGAIN = 2.0
-"""Seconds until what other runs hold is asked for again."""
+"""Seconds until jobs that other runs hold are tried again."""
 
 
 @dataclass(eq=False)
 class Item:
-    """A job in the queue, or that was in it.
+    """A job that is, or was, in the queue.
 
     Attributes:
-        announced: whether it was emitted that another run holds it.
-        crashed: suites that ended their process in this run.
+        not_before: the time of `time.monotonic` before which it is not tried.
+        announced: whether an event has said that another run holds it.
+        crashed: suites whose process ended without a result in this run.
     """
 
     job: Job
@@ -33,10 +34,10 @@ class Item:
 
 
 class Queue:
-    """The jobs that a run has still to begin, in order.
+    """The jobs that a run has yet to begin, in order.
 
     Attributes:
-        runs: how many runs were at work when that was asked last, with this one.
+        runs: number of runs at work at the last query, including this one.
     """
 
     def __init__(self, jobs: Iterable[Job], job_store: JobStore) -> None:
@@ -57,43 +58,43 @@ class Queue:
         self._items += map(Item, jobs)
 
     def put_back(self, item: Item) -> None:
-        """Put an item that was taken in front of all others."""
+        """Put an item that was taken back in front of all others."""
         self._items.insert(0, item)
 
     def remove(self, item: Item) -> None:
-        """Remove an item whose job begins, or is over."""
+        """Remove an item whose job begins or is over."""
         self._items.remove(item)
 
     def children(self, job: Job) -> list[Job]:
-        """List the jobs that are derived from a job."""
+        """Return the jobs that are derived from a job."""
         return [item.job for item in self._items if item.job.parent == job.fingerprint]
 
     def drop_children(self, job: Job) -> None:
-        """Remove what is derived from an interrupted trial: the next run continues it."""
+        """Remove what is derived from an interrupted trial, which the next run continues."""
         for item in [item for item in self._items if item.job.parent == job.fingerprint]:
             self._items.remove(item)
             self.drop_children(item.job)
 
     def set_aside(self, item: Item) -> None:
-        """Ask for an item again later: another run holds it."""
+        """Postpone an item that another run holds."""
         item.announced, item.not_before = True, time.monotonic() + ASK_AGAIN
         self._shared = True
         if not item.job.is_layer:
             self._begun.add(self._job_store.rows[item.job.fingerprint])
 
     def share(self) -> None:
-        """Take note that another run does some of these jobs."""
+        """Note that another run does some of these jobs."""
         self._shared = True
 
     def first_ready(self, active: Sequence[Job], here: Sequence[Job]) -> Item | None:
-        """Return an item that may begin now on a device: the first, where no other run is at work.
+        """Return an item that may begin now on a device; the first one if no other run is at work.
 
-        Of N runs that share the jobs, each draws from the first N items, and so seldom asks for
-        what another one asks for at the same time. A bare layer, which is timed, has its device
-        alone; a derived trial waits for its parent.
+        If N runs share the jobs, each draws from the first N ready items, so that two of them
+        seldom want the same item at the same time. A bare layer, which is timed, has its device to
+        itself; a derived trial waits for its parent.
 
         Args:
-            active: the jobs that are done anywhere now.
+            active: the jobs that are at work in any slot.
             here: the active jobs on the free slot's device.
         """
         if any(job.is_layer for job in here):
@@ -109,10 +110,10 @@ class Queue:
         return self._draw.choice(ready) if ready else None
 
     def refresh(self) -> Iterator[Job]:
-        """Set aside what other runs hold now; yields, and removes, what they have done.
+        """Postpone what other runs hold now; yield and remove what they have done.
 
-        The jobs that it yields have nothing left to do. Nothing is read as long as no other run is
-        seen to do any of the jobs, or where this was asked a moment ago.
+        The jobs that it yields have nothing left to do. Nothing is read as long as no other run has
+        been seen to do any of the jobs, or if the last query was a moment ago.
         """
         if not self._shared or time.monotonic() - self._asked < ASK_AGAIN:
             return
@@ -135,7 +136,7 @@ class Queue:
         yield from self._without_done(over)
 
     def _without_done(self, items: Sequence[Item]) -> Iterator[Job]:
-        """Remove those of the items that are done, and yield their jobs."""
+        """Remove the items that are done, and yield their jobs."""
         names = {item.job.fingerprint for item in items}
         # Whether a trial without weights is done depends on those that are derived from it.
         asked = [item for item in self._items if {item.job.fingerprint, item.job.parent} & names]

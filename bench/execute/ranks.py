@@ -1,8 +1,8 @@
-"""A training that several processes of this machine share, begun and followed by its worker.
+"""A training that several processes of this machine share, started and followed by its worker.
 
-They come from the bench's fork server, and not from torchrun's agent, which answers SIGTERM by
-ending them at once, where a worker has them save; nor from `torch.multiprocessing`, which passes
-errors on as text, and an attempt's status depends on their type.
+The processes come from the bench's fork server. torchrun's agent ends them at once at SIGTERM,
+but a worker must let them save; `torch.multiprocessing` passes errors on as text, but an attempt's
+status depends on their type.
 """
 
 import time
@@ -28,15 +28,15 @@ from results import open_store
 from routers.errors import BenchError
 
 POLL = 0.2
-"""Seconds between two looks at the ranks, at most."""
+"""Most seconds between two queries of the ranks."""
 GRACE = 5.0
-"""Seconds that the other ranks have to end by themselves after one that failed."""
+"""Seconds that the other ranks have to end by themselves after one has failed."""
 
 
 def train_in_ranks(assignment: Assignment, context: JobContext) -> Outcome:
-    """Train the trial of a job in `train.ranks` processes; where one fails, all are ended.
+    """Train the trial of a job in `train.ranks` processes; if one fails, end all of them.
 
-    Returns and raises what `train_trial` does in the first of them.
+    Return and raise what `train_trial` does in the first of them.
 
     Raises:
         BenchError: a rank died.
@@ -75,7 +75,8 @@ def train_rank(
 
     Args:
         meeting: see `joined`.
-        channel: the first rank sends its events there, and stops where something comes from there.
+        channel: the first rank sends its events there, and stops when it receives something there;
+            None for the other ranks.
     """
     device = begin_process(assignment.log, assignment.device, run.plugin_hashes)
     if device.type == "cuda":
@@ -101,7 +102,7 @@ def train_rank(
 
 
 def _follow(ranks: Sequence[ProcessFuture[None]], channel: Connection, context: JobContext) -> None:
-    """Pass on what the first rank sends until all have ended; raises why one failed."""
+    """Pass on what the first rank sends until all have ended; raise the error of a failed one."""
     talking, asked, end = True, False, float("inf")
     while not all(rank.done() for rank in ranks) and time.monotonic() < end:
         if context.stop() and not asked:
@@ -117,14 +118,14 @@ def _follow(ranks: Sequence[ProcessFuture[None]], channel: Connection, context: 
     if talking:
         _pass_on(channel, context)
     errors = [_error(number, rank) for number, rank in enumerate(ranks) if rank.done()]
-    # That a rank misses another one is no cause.
+    # A rank that lost another one is not the cause.
     known = sorted(filter(None, errors), key=lambda error: isinstance(error, RankLostError))
     if known:
         raise known[0]
 
 
 def _pass_on(channel: Connection, context: JobContext) -> bool:
-    """Emit what has arrived, or arrives soon; False where nothing more will."""
+    """Emit what has arrived or arrives soon; return False if nothing more will."""
     try:
         while channel.poll(POLL):
             context.emit(channel.recv())

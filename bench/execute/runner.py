@@ -1,4 +1,4 @@
-"""One run, of a plan or a tuning: rehearsed, written down, done by an executor, summed up."""
+"""One run, of a plan or a tuning: rehearsed, recorded, done by an executor and summarised."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Runner:
     """One run, from its beginning to its end.
 
     Args:
-        home: folder of everything that runs make.
-        on_event: called with each event; if it fails, the run goes on without it.
-        ranks: the largest `train.ranks` of what is to be trained here.
+        home: folder for everything that runs write.
+        on_event: called with each event; if it fails, the run continues without it.
+        ranks: the largest `train.ranks` of the trainings that are done here.
 
     Raises:
-        RequestError: a device that is not there, or too few of them.
+        RequestError: a device does not exist, or there are too few.
 
     Attributes:
         reuse: decides what is left to do of a job.
@@ -74,9 +74,9 @@ class Runner:
         """Do all jobs of a source.
 
         Raises:
-            RequestError: a trial cannot be trained as asked for; nothing has been trained then.
+            RequestError: a trial cannot be trained as asked for; nothing has been trained.
             KeyboardInterrupt: at the second Ctrl-C.
-            StoreError: the database cannot be written any more.
+            StoreError: the database can no longer be written.
         """
         interrupts, executor = Interrupts(), None
         if pending := source.pending():
@@ -94,12 +94,12 @@ class Runner:
                     loop = JobLoop(jobs, source, job_store, executor, self.emit, interrupts)
                     self.summary.left = loop.run()
             finally:
-                with suppress(StoreError):  # what is held is free again when this process ends
+                with suppress(StoreError):  # its leases are free again when this process ends
                     self._store.finish_run(run_id)
         return self.summary
 
     def prepare(self, source: JobSource) -> int:
-        """Rehearse the jobs of a source and write its study, for others to do; returns how many.
+        """Rehearse the jobs of a source and write its study, for others to do; return their number.
 
         Raises:
             RequestError: a trial cannot be trained as asked for.
@@ -111,7 +111,7 @@ class Runner:
         return len(pending)
 
     def emit(self, event: Event) -> None:
-        """Count an event and show it; a display that fails ends no run, and is left alone."""
+        """Count an event and show it; a display that fails is dropped and does not end the run."""
         self.summary.add(event)
         if isinstance(event, Opened):
             OPENED.update(event.files)
@@ -125,7 +125,7 @@ class Runner:
                 print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
 
     def _check(self, jobs: Sequence[Job], executor: Executor) -> None:
-        """Refuse what cannot be trained, and transfer sets that do not fit the trained data."""
+        """Refuse trials that cannot be trained, and transfer sets that do not fit their data."""
         refuse_untrainable(jobs, executor.preflight)
         once = {
             (suite.name, to_json(suite.options), job.planned.spec.data): suite.options
@@ -140,7 +140,7 @@ class Runner:
     def _executor(self, stop: Callable[[], bool]) -> Executor:
         if self.context.options.jobs == 0:
             return LocalExecutor(self.slots[0], self.context, self._store, self._datasets, stop)
-        fork_server()  # it loads while this process goes on
+        fork_server()  # it loads while this process continues
         datasets = self._datasets.share(self.context.home / "data")
         return ProcessExecutor(self.slots, self.context, datasets)
 
@@ -158,7 +158,7 @@ def run_plan(
     on_event: OnEvent,
     options: RunOptions | None = None,
 ) -> RunSummary:
-    """Do a plan; what is done already is reused, and every result is written when it is known."""
+    """Carry out a plan; reuse what is done already, and write every result as it becomes known."""
     ranks = most_ranks(planned.spec for planned in plan.trials)
     runner = Runner(store, home, datasets, on_event, options or RunOptions(), ranks)
     return runner.run(_planned_jobs(plan, store, runner))
@@ -191,8 +191,8 @@ class PlannedJobs:
     """The `JobSource` of a plan: all jobs are known when the run begins, and none is pruned.
 
     Attributes:
-        jobs: all jobs of the plan, those included that have nothing to do.
-        emit: a function that is called with each event.
+        jobs: all jobs of the plan, including those with nothing to do.
+        emit: called with each event.
         prepared: whether another command has written the study, with these trials and layers.
     """
 

@@ -1,4 +1,4 @@
-"""The weights in the home folder, compared with what the database says of them."""
+"""Verification of the weights in the home folder against the database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class StoredWeights:
     """The state of the weights in a home folder.
 
     Attributes:
-        checked: files of weights whose content is as it was written.
-        absent: checkpoints of finished attempts that are not there, which is no fault.
+        checked: number of files of weights whose content is as it was written.
+        absent: number of missing checkpoints of finished attempts, which are no fault.
     """
 
     checked: int = 0
@@ -28,7 +28,7 @@ class StoredWeights:
 
 
 def verify_weights(store: Store, home: Path) -> StoredWeights:
-    """Hash all weights in a home folder; nothing is changed."""
+    """Hash all weights in a home folder and compare them with the database; change nothing."""
     result = StoredWeights()
     checkpoints = stored_checkpoints(store)
     for checkpoint in checkpoints:
@@ -61,7 +61,7 @@ def _verify(home: Path, checkpoint: Checkpoint, result: StoredWeights) -> None:
         fault(file, str(error))
     for each, expected in hashes.items():
         if not each.is_file():
-            continue  # a snapshot is trained again where a suite needs it
+            continue  # a snapshot is trained again if a suite needs it
         digest = file_sha256(each)
         result.checked += digest == expected
         if digest != expected:

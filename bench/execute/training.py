@@ -1,4 +1,4 @@
-"""A trial's training in this process, alone or as one of its ranks, and what it left."""
+"""The training of a trial in this process, alone or as one of its ranks, and its results."""
 
 from bench.config import TrialSpec
 from bench.data import load_weights
@@ -14,7 +14,7 @@ from routers.errors import BenchError
 
 
 def train_here(assignment: Assignment, context: JobContext, ranks: Ranks = ALONE) -> Outcome:
-    """Train the trial of a job; returns and raises what `train_trial` does."""
+    """Train the trial of a job; return and raise what `train_trial` does."""
     job, spec = assignment.job, assignment.job.planned.spec
     return train_trial(
         spec,
@@ -30,7 +30,11 @@ def train_here(assignment: Assignment, context: JobContext, ranks: Ranks = ALONE
 
 
 def parent_of(planned: Planned, context: JobContext) -> Parent | None:
-    """Return the trained trial that a derived one starts from, its model on the CPU."""
+    """Return the trained trial that a derived one starts from, with its model on the CPU, or None.
+
+    Raises:
+        BenchError: the parent has no weights; the message says what happened to it.
+    """
     spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
     if spec is None or fingerprint is None:
         return None
@@ -46,7 +50,7 @@ def parent_of(planned: Planned, context: JobContext) -> Parent | None:
 
 
 def trained_trial(spec: TrialSpec, done: AttemptRecord, context: JobContext) -> TrainedTrial:
-    """Return what a done attempt left.
+    """Return the trained trial that a done attempt left.
 
     Raises:
         BenchError: the trial's folder holds something else.

@@ -1,6 +1,6 @@
-"""The work of a worker: one job, from its assignment to rows in the database, in any process.
+"""The work of a worker, in any process: one job, from its assignment to rows in the database.
 
-`work` is what a worker process runs; an executor that has a process already calls `do_job`.
+A worker process runs `work`; an executor that already has a process calls `do_job`.
 """
 
 import os
@@ -47,9 +47,9 @@ def work(
     datasets: Mapping[str, SharedDataset],
     events: Connection,
 ) -> Result | WorkerFailure:
-    """Do one job; send this process's number through `events`, then what happens.
+    """Do one job; send this process's id through `events`, then each event.
 
-    SIGTERM asks it to save what it has and to end.
+    SIGTERM asks it to save what it has and end.
     """
     requests: list[int] = []
 
@@ -57,7 +57,7 @@ def work(
         requests.append(number)
 
     signal.signal(signal.SIGTERM, on_signal)
-    os.setpgid(0, 0)  # so that what it starts can be ended with it
+    os.setpgid(0, 0)  # so that processes that it starts can be ended with it
     events.send(os.getpid())
 
     def emit(event: Event) -> None:
@@ -78,7 +78,7 @@ def work(
                 emit(Opened(tuple(OPENED)))
             return result
     except Exception as error:
-        if not is_disk_full(error):  # its type says so in this process alone
+        if not is_disk_full(error):  # only this process can tell from the error's type
             raise
         trace = traceback.format_exc()
         return WorkerFailure(AttemptStatus.INTERRUPTED, describe(error), trace, DISK_FULL)
@@ -109,9 +109,9 @@ def _line(event: Event) -> str:
 
 
 def do_job(assignment: Assignment, context: JobContext) -> Result:
-    """Do a job in this process; a failure of what is trained or measured becomes a row.
+    """Do a job in this process; a failed training or measurement becomes a row.
 
-    Timings have the device to themselves, whoever else runs on this machine.
+    A timing has the device to itself, whatever else the bench runs on this machine.
 
     Raises:
         StoreError: something could not be written.
@@ -142,11 +142,11 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
 
 
 def _train(assignment: Assignment, context: JobContext) -> Result:
-    """Train a trial, whose attempt has begun, and write down how it ended.
+    """Train a trial whose attempt has begun, and record how it ended.
 
     Raises:
         KeyboardInterrupt: after the attempt was marked as interrupted.
-        StoreError: its end could not be written; the next run continues it.
+        StoreError: the end could not be written; the next run continues the attempt.
     """
     assert assignment.attempt is not None
     job, home, start = assignment.job, context.run.home, time.perf_counter()
@@ -158,7 +158,7 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
     except StoreError:
         raise
     except BaseException as error:
-        # Also SystemExit: a plugin that exits costs its own trial alone.
+        # SystemExit too: a plugin that exits costs only its own trial.
         status, message = status_of(error), describe(error)
         if status == AttemptStatus.OUT_OF_MEMORY:
             message = f"{message}; {remedy(spec, context.datasets)}"
@@ -186,7 +186,7 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
         checkpoint=None if checkpoint is None else checkpoint.relative_to(home).as_posix(),
         checkpoint_sha256=outcome.sha256,
     )
-    # Not before the row is written: until then a checkpoint is all that there is.
+    # Not before the row is written: until then the saved state is all that there is.
     discard_state(folder)
     context.emit(Ended(job.task, outcome.status, outcome.seconds, outcome.error))
     return Result(outcome.status)
@@ -200,9 +200,9 @@ def _measure(
     attempt_id: int | None = None,
     layer_id: int | None = None,
 ) -> None:
-    """Put a subject, made when it is first needed, through the suites that are due, a row each.
+    """Measure a subject, made when it is first needed, with the suites that are due, one row each.
 
-    Where the job is asked to stop, the suites that are left are not begun.
+    If the job is asked to stop, the remaining suites do not begin.
     """
     subject = cache(subject)
     for suite in job.due:

@@ -1,4 +1,4 @@
-"""Equal tuning: as many trainings for each router, over the same ranges and its own."""
+"""Equal tuning: the same number of trainings for each router, over shared ranges and its own."""
 
 from bench.tune.best_settings import search_results, with_tuned
 from bench.tune.merging import MergedTunings, merge_tunings

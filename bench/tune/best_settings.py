@@ -19,7 +19,7 @@ Attempts = Mapping[str, Sequence[AttemptRecord]]
 
 
 def search_results(store: Store, study: str) -> dict[str, SearchResult]:
-    """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
+    """Return the results of a tuning so far, by router; empty if there is no such tuning."""
     if not has_tuning(store.engine):
         return {}
     prefix = f"{study}/"
@@ -62,12 +62,12 @@ def _result(study: optuna.Study, store: Store) -> SearchResult:
 
 
 def _reached(setting: SettingResult) -> Tried:
-    """Return what settings are compared by."""
+    """Return what a setting is compared by."""
     return Tried(setting.scores, setting.status == AttemptStatus.DONE)
 
 
 def is_between_rungs(result: SearchResult) -> bool:
-    """Tell whether some settings had begun on further seeds, and others were still to follow."""
+    """Tell whether some settings have begun on further seeds while others have yet to follow."""
     tried = list(map(_reached, result.tried))
     seeds = max((len(each.values) for each in tried), default=0)
     return next_training(tried, len(tried), seeds) is not None
@@ -90,7 +90,7 @@ def _setting(trials: Sequence[FrozenTrial], attempts: Attempts) -> SettingResult
 
 
 def _cost(trainings: Iterable[str], attempts: Attempts) -> tuple[float | None, float]:
-    """Sum the FLOPs and the seconds of all attempts at some trainings."""
+    """Return the summed FLOPs and seconds of all attempts at some trainings."""
     made = [attempt for training in trainings for attempt in attempts.get(training, ())]
     flops = [attempt.flops for attempt in made if attempt.flops is not None]
     return sum(flops) if flops else None, sum(attempt.seconds or 0.0 for attempt in made)
@@ -104,16 +104,16 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
         fixed: the paths that the user has set.
 
     Raises:
-        RequestError: a router was not tuned, its tuning was interrupted, or the request gives a
-            setting that was tuned.
+        RequestError: a router was not tuned, its tuning was interrupted, or the request sets
+            something that was tuned.
     """
     results = search_results(store, study)
     routers = [router.name for router in selected_routers(request.preset)]
     missing = [name for name in routers if name not in results or results[name].best is None]
     if missing:
         raise RequestError(
-            f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
-            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
+            f"tuning {study!r} has no result for {', '.join(missing)}; run `python bench.py tune "
+            f"--study {study} --routers {','.join(missing)}` with the same --preset"
         )
     tuned = {name: results[name] for name in routers}
     if begun := [name for name, each in tuned.items() if is_between_rungs(each)]:
@@ -125,7 +125,7 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
     for name, each in tuned.items():
         for path in closed & each.settings.keys():
-            raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
+            raise RequestError(f"{path} is set, but was also tuned for {name}; leave one out")
     settings = {name: each.settings for name, each in tuned.items()}
     return replace(
         request,

@@ -1,4 +1,4 @@
-"""Merging tunings: what `tune` has tried on several machines, put together beside one database."""
+"""Merging tunings: what `tune` tried on several machines, brought together for one database."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from results import Store, open_store
 
 @dataclass(frozen=True)
 class MergedSearch:
-    """The search of one router in a source, and what became of it.
+    """The search of one router in a source, and the result of merging it.
 
     Attributes:
         name: `TUNING/ROUTER`.
-        added: its trainings that the target did not have.
-        difference: why nothing was added, though the target has another search of this name; None
-            where it has the same trainings, or the first of them.
+        added: number of its trainings that the target did not have.
+        difference: how the target's search of this name differs, so that nothing was added; None
+            if the target has the same trainings or the first of them.
     """
 
     name: str
@@ -32,12 +32,12 @@ class MergedSearch:
 
 @dataclass(frozen=True)
 class MergedTunings:
-    """The changes that merging the tunings of one source made.
+    """The changes made by merging the tunings of one source.
 
     Attributes:
         source: URL of the source, without its password.
-        searches: all that it has.
-        missing: tunings of which it has the trainings, but not the settings that were tried.
+        searches: all its searches.
+        missing: tunings whose trainings the source has, but not the settings that were tried.
     """
 
     source: str
@@ -52,7 +52,7 @@ class MergedTunings:
 
 @dataclass(frozen=True)
 class _Search:
-    """A search as a source has it: its trainings that are over, in order."""
+    """A search in a source, with its finished trainings in order."""
 
     name: str
     attributes: dict[str, Any]
@@ -62,14 +62,14 @@ class _Search:
 def merge_tunings(target: str, sources: Sequence[str]) -> list[MergedTunings]:
     """Add the tunings of other databases to those of the target; the others are only read.
 
-    Left out is what is under way. Merging again changes nothing. Where both have a search of one
-    name and one is the beginning of the other, the longer one is kept; else the target's.
+    Trainings under way are left out. Merging again changes nothing. If both have a search of the
+    same name and one is the beginning of the other, the longer one is kept, otherwise the target's.
 
     Args:
         target, sources: SQLite files or SQLAlchemy URLs.
 
     Raises:
-        StoreError: a database, or what Optuna keeps beside it, cannot be used.
+        StoreError: a database, or Optuna's storage next to it, cannot be used.
     """
     merged = []
     with open_store(target) as into:
@@ -115,14 +115,14 @@ def _merge(search: _Search, storage: BaseStorage) -> MergedSearch:
 
 
 def _difference(own: optuna.Study, search: _Search) -> str | None:
-    """Say in what a search differs from the target's own; None where one begins the other."""
+    """Return how a search differs from the target's own, or None if one begins the other."""
     asked = own.user_attrs
     if any(asked.get(key, value) != value for key, value in search.attributes.items()):
         return "it was begun with another seed, other settings, ranges, data or code"
     for trial, other in zip(own.get_trials(deepcopy=False), search.trials, strict=False):
         if trial.state == UNDER_WAY:
             return (
-                f"training {trial.number + 1} is under way here, and has ended there; give the "
+                f"training {trial.number + 1} is under way here, and has ended there; run the "
                 "same `tune` command here, and merge again"
             )
         if _content(trial) != _content(other):
@@ -132,12 +132,12 @@ def _difference(own: optuna.Study, search: _Search) -> str | None:
 
 
 def _content(trial: FrozenTrial) -> tuple[Any, ...]:
-    """Return what two machines that tune alike agree on."""
+    """Return what two machines agree on that tune in the same way."""
     return trial.state, trial.values, trial.params, trial.user_attrs
 
 
 def _label(trial: FrozenTrial) -> str:
-    """Name a training that is over: how it ended, its accuracy, its settings, its fingerprint."""
+    """Describe a finished training: how it ended, its accuracy, settings and fingerprint."""
     known = trial.user_attrs
     accuracy = [] if trial.value is None else [f"top-1 {100 * trial.value:.6g} %"]
     settings = [

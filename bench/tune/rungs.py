@@ -1,10 +1,9 @@
 """Successive halving over seeds: many settings train on one seed, the best few on more.
 
-Every setting trains on the first seed. The best third of them, but at least two, train on two seeds
-more; the best third of those, but at least two, until they have three times as many again; and so
-on until settings have all the seeds. Between two settings the mean over their seeds decides, so a
-setting that was lucky on one seed does not win. How many trainings that takes follows from the
-numbers of settings and seeds alone.
+Every setting trains on the first seed. The best third of them, but at least two, train on two more
+seeds; the best third of those, but at least two, go on until they have three times as many; and so
+on until some have all the seeds. Settings are ranked by the mean over their seeds, so luck on one
+seed does not decide. The number of trainings follows from the numbers of settings and seeds alone.
 """
 
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ from math import ceil
 from statistics import fmean
 
 FACTOR = 3
-"""A rung has this share of the settings of the one below it, and as many times its seeds."""
+"""A rung has one in this many settings of the rung below, and this many times its seeds."""
 FEWEST = 2
-"""Settings of a rung, at least: of one alone there would be nothing to compare."""
+"""Least number of settings in a rung: with one setting there is nothing to compare."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """How many settings train on how many seeds, those of the rungs below included."""
+    """A number of settings, and of the seeds they train on, those of lower rungs included."""
 
     settings: int
     seeds: int
@@ -32,20 +31,20 @@ class Tried:
     """The accuracies that a setting has reached.
 
     Attributes:
-        values: its validation accuracy on each seed so far, at least one; 0 where it left no model.
-        whole: whether it trained to its end on the first seed: it neither failed nor was pruned.
+        values: its validation accuracy on each seed so far, at least one; 0 if it left no model.
+        whole: whether it trained to the end on the first seed, neither failed nor pruned.
     """
 
     values: tuple[float, ...]
     whole: bool = True
 
     def score(self, seeds: int) -> tuple[bool, float]:
-        """Return what it is ranked by after this many seeds; the highest is best."""
+        """Return the key that ranks it after this many seeds; the highest is best."""
         return self.whole, fmean(self.values[:seeds])
 
 
 def rungs(settings: int, seeds: int) -> list[Rung]:
-    """List the rungs, the first one first."""
+    """Return the rungs, the lowest one first."""
     made = [Rung(settings, 1)]
     while made[-1].seeds < seeds:
         below = made[-1]
@@ -55,16 +54,16 @@ def rungs(settings: int, seeds: int) -> list[Rung]:
 
 
 def count_trainings(settings: int, seeds: int) -> int:
-    """Count the trainings of all rungs."""
+    """Return the number of trainings in all rungs."""
     steps = pairwise([Rung(0, 0), *rungs(settings, seeds)])
     return sum(rung.settings * (rung.seeds - below.seeds) for below, rung in steps)
 
 
 def next_training(tried: Sequence[Tried], settings: int, seeds: int) -> tuple[int, int] | None:
-    """Return the setting and the seed of the training that comes next; None where all are done.
+    """Return the setting and the seed of the next training, or None if all are done.
 
-    Both count from 0; a setting whose number is `len(tried)` is a new one. Where there were fewer
-    settings at first, those that climbed then have kept their places.
+    Both count from 0; a setting whose number is `len(tried)` is a new one. If there were fewer
+    settings at first, those that were promoted then keep their places.
     """
     if len(tried) < settings:
         return len(tried), 0
@@ -80,9 +79,9 @@ def next_training(tried: Sequence[Tried], settings: int, seeds: int) -> tuple[in
 
 
 def winner(tried: Sequence[Tried]) -> int | None:
-    """Return the setting of the best mean among those on the most seeds; None where none is whole.
+    """Return the setting with the best mean of those on the most seeds; None if none is whole.
 
-    Of several alike, the first.
+    If several are equal, return the first.
     """
     whole = [number for number, each in enumerate(tried) if each.whole]
     most = max((len(tried[number].values) for number in whole), default=0)

@@ -1,7 +1,7 @@
-"""One router's search in an Optuna study: what is tried next, and how it went.
+"""One router's search in an Optuna study: what is tried next, and how it ended.
 
-Each draw depends on the router's name, the seed, the number of the setting, and how the settings of
-this router before it went on their first seed: other routers change none of it.
+Each draw depends on the router's name, the seed, the number of the setting, and the results of this
+router's earlier settings on their first seed; other routers have no influence.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from results.store.records import AttemptStatus
 UNDER_WAY = TrialState.RUNNING
 STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
 SETTING, REPEAT = "setting", "repeat"
-"""Names under which Optuna keeps what it does not know itself: of a trial, the number of its
-setting, and which of the seeds it trains on; both count from 0."""
+"""Names under which Optuna stores attributes of ours. Of a trial, `setting` is the number of its
+setting and `repeat` the number of its seed; both count from 0."""
 
 
 def by_setting(trials: Iterable[FrozenTrial]) -> list[list[FrozenTrial]]:
     """Return the trials of each setting, seed by seed, in the order in which settings were drawn.
 
-    Trials that were kept before settings had several seeds are a setting each.
+    Trials stored before settings had several seeds are one setting each.
     """
     made: dict[int, list[FrozenTrial]] = defaultdict(list)
     for trial in trials:
@@ -39,19 +39,19 @@ def by_setting(trials: Iterable[FrozenTrial]) -> list[list[FrozenTrial]]:
 
 
 def tried_on(trials: Sequence[FrozenTrial]) -> Tried:
-    """Return what a setting has reached by its trials, all of them over."""
+    """Return what a setting has reached in its trials, all of which have ended."""
     whole = trials[0].user_attrs[STATUS] == AttemptStatus.DONE
     return Tried(tuple(trial.value or 0.0 for trial in trials), whole)
 
 
 class Search:
-    """The search of one router: its trials, each a training, kept by Optuna.
+    """The search of one router: its trials, each a training, stored by Optuna.
 
     Args:
-        storage: the storage in which Optuna keeps the trials.
+        storage: Optuna's storage of the trials.
         study: the name of the tuning.
         contender: the router that is tuned.
-        asked: how many settings and seeds there are, and the rule by which trainings end early.
+        asked: the numbers of settings and seeds, and the rule that ends trainings early.
     """
 
     def __init__(
@@ -70,29 +70,29 @@ class Search:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All, in order."""
+        """All trials, in order."""
         return self._study.get_trials(deepcopy=False)
 
     def asked(self, now: dict[str, Any]) -> dict[str, Any]:
-        """Return what this search was asked for when it began, which is now where it is new."""
+        """Return the request with which this search began; a new search begins with `now`."""
         if ASKED not in self._study.user_attrs:
             self._study.set_user_attr(ASKED, now)
         return self._study.user_attrs[ASKED]
 
     @property
     def total(self) -> int:
-        """How many trainings there are in the end; where more settings were tried, of those."""
+        """The total number of trainings, counting all settings tried if they exceed the request."""
         settings = max(self._tune.trials, len(by_setting(self.trials)))
         return count_trainings(settings, self._tune.seeds)
 
     @property
     def left(self) -> int:
-        """How many trainings are not over."""
+        """The number of trainings that have not ended."""
         over = sum(trial.state != UNDER_WAY for trial in self.trials)
         return max(self.total - over, 0)
 
     def next(self) -> FrozenTrial | None:
-        """Return the trial that is under way, or one more; None where all are over."""
+        """Return the trial that is under way, or else a new one, or None if all have ended."""
         trials = self.trials
         for trial in trials:
             if trial.state == UNDER_WAY:
@@ -115,25 +115,25 @@ class Search:
         return self.trials[len(trials)]
 
     def _drawn(self, settings: Sequence[Sequence[FrozenTrial]]) -> dict[str, Any]:
-        """Draw a new setting from how the others went on their first seed."""
+        """Draw a new setting, given the results of the others on their first seed."""
         seeded = f"{self.contender.router}\n{self.contender.seed}\n{len(settings)}"
         seed = int.from_bytes(hashlib.sha256(seeded.encode()).digest()[:4], "big")
         first = [trials[0] for trials in settings]
         return draw(first, self.contender.space, seed, self._pruner, study=self._name)
 
     def set_training(self, number: int, fingerprint: str) -> None:
-        """Write down which training a trial is."""
+        """Record which training a trial is."""
         self._storage.set_trial_user_attr(self._id(number), TRAINING, fingerprint)
 
     def report(self, number: int, evaluation: int, accuracy: float) -> bool:
-        """Write down an evaluation of a trial.
+        """Record an evaluation of a trial.
 
         Args:
-            evaluation: how many there were, with this one.
+            evaluation: number of evaluations so far, including this one.
 
         Returns:
-            Whether the trial is not worth going on with. Those on further seeds always are: a mean
-            is taken of them.
+            Whether the trial should end early. Trials on further seeds never do, since a mean is
+            taken over them.
         """
         if self.trials[number].user_attrs.get(REPEAT, 0):
             return False
@@ -141,16 +141,17 @@ class Search:
         return self._pruner.prune(self._study, self.trials[number])
 
     def stop(self, number: int, reason: str) -> None:
-        """Mark a trial as stopped, whatever happens to its process."""
+        """Mark a trial as stopped, whatever becomes of its process."""
         self._storage.set_trial_user_attr(self._id(number), STOPPED, reason)
 
     def end(self, number: int, status: str, accuracy: float) -> None:
-        """Write down that a trial is over, unless that is known.
+        """Record that a trial has ended, unless that is already recorded.
 
         Args:
-            status: status of the trial's attempt. What was stopped is pruned, also where its
-                process came to its end before the request: nothing may hang on how fast it is. What
-                gave no model has the accuracy 0, so that the draws to come keep away from it.
+            status: status of the trial's attempt. A stopped trial counts as pruned even if its
+                process ended before the request reached it: speed must not matter.
+            accuracy: accuracy on the validation split; 0 if there is no model, so that later draws
+                avoid such settings.
         """
         if self.trials[number].state != UNDER_WAY:
             return
@@ -170,9 +171,10 @@ class Search:
 def draw(
     before: Sequence[FrozenTrial], space: Space, seed: int, pruner: BasePruner, study: str
 ) -> dict[str, Any]:
-    """Return the settings that Optuna's TPE tries after these trials: of nothing but the arguments.
+    """Return the settings that Optuna's TPE tries after these trials, given the arguments alone.
 
-    In a study in memory, so that a trial is written down with all its settings or not at all.
+    They are drawn from a study in memory, so that a trial is stored with all its settings or not
+    at all.
     """
     copy = optuna.create_study(
         study_name=study,

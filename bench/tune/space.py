@@ -1,4 +1,4 @@
-"""Where one router's trials search: ranges that all share, and those that it declares itself."""
+"""The search space of one router: ranges that all routers share, and those that it declares."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,23 +41,24 @@ from routers import AFFINITIES, Choice, Entry, Range
 from routers.errors import RequestError
 
 Space = Mapping[str, BaseDistribution]
-"""Where each path is searched."""
+"""The distribution of each setting that is searched, by path."""
 OPEN = ("router.", "experts.options.", "train.")
 FIXED = ("train.epochs", "train.evaluations", "train.snapshots")
-"""Of the recipe, but no part of how well a router trains: the budget, and when it is evaluated."""
+"""Parts of the recipe that are not searched: the budget, and when the model is evaluated."""
 
 
 SEED = 1_000_000
-"""The trainings of a tuning have seeds that no other has, this far apart: those of a study count
-from 0."""
+"""The difference between the seeds of a setting's trainings. No other trainings have such seeds:
+those of a study count from 0."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A router, and what its trials have in common.
+    """A router to tune, and what its trials have in common.
 
     Attributes:
         preset: the preset of the tuning, with this router alone.
+        space: the distribution of each setting that is searched.
         seed: the seed of the tuning.
     """
 
@@ -67,7 +68,7 @@ class Contender:
     seed: int
 
     def training_seed(self, repeat: int) -> int:
-        """Return the seed of a setting's trainings on its first seed (0), its second (1), …"""
+        """Return the seed of a setting's first training (`repeat` 0), second training (1), …"""
         return SEED * (1 + repeat) + self.seed
 
     def planned(
@@ -80,7 +81,7 @@ class Contender:
         """Plan a training with these settings; no suite measures it, and it keeps no snapshots.
 
         Raises:
-            BenchError: the settings do not fit, or the data is not there.
+            BenchError: the settings are invalid, or the data is missing.
         """
         preset = override(self.preset, settings, f"tuning {self.router}")
         (planned,) = make_plan(Request("", preset, {}), datasets).trials
@@ -99,8 +100,8 @@ def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[C
         fixed: paths that are not searched.
 
     Raises:
-        RequestError: one cannot be tuned; a range leads to no setting, or to one that all routers
-            have in common, or holds values that do not fit it; or nothing is left to tune.
+        RequestError: a router cannot be tuned; a range names no setting, or one that all routers
+            share, or has values that the setting does not accept; or nothing is left to tune.
     """
     preset = preset.model_copy(update={"tuned": {}, "twins": False})
     _refuse_closed(preset)
@@ -131,22 +132,23 @@ def _preset_of(preset: Preset, router: Entry) -> Preset:
     ]
     if len(named) > 1:
         raise RequestError(
-            f"router {router.name!r} stands in {len(named)} parts of preset {preset.name!r}, each "
-            "with settings of its own; it cannot be tuned for all at once"
+            f"router {router.name!r} is in {len(named)} parts of preset {preset.name!r}, each with "
+            "its own settings; it cannot be tuned for all of them at once"
         )
     part, single = named[0]
     if part is not None and part.parent is not None:
         raise RequestError(
             f"router {router.name!r} starts from {part.parent.router!r} in preset "
-            f"{preset.name!r}; what is derived cannot be tuned"
+            f"{preset.name!r}; a derived router cannot be tuned"
         )
     return single.model_copy(update={"routers": (router.name,), "seeds": 1, "suites": {}})
 
 
 def _space_of(preset: Preset, single: Preset, router: Entry, fixed: Collection[str]) -> Space:
-    """Return where a router is searched: by what the whole preset leaves open.
+    """Return the search space of a router: the settings that the whole preset leaves open.
 
-    What is swept sets conditions apart, and a hyper-parameter that the preset gives is given.
+    Swept settings distinguish conditions and hyper-parameters that the preset gives are fixed, so
+    neither are searched.
 
     Args:
         single: the preset with this router alone.
@@ -173,25 +175,25 @@ def _space_of(preset: Preset, single: Preset, router: Entry, fixed: Collection[s
         if path not in closed
     }
     if not space:
-        raise RequestError(f"nothing is left to tune of router {router.name!r}")
+        raise RequestError(f"nothing is left to tune for router {router.name!r}")
     return space
 
 
 def _refuse_closed(preset: Preset) -> None:
-    """Refuse ranges of what no router has, or of what makes another task or budget of it."""
+    """Refuse ranges of settings that no router has, or that change the task or its budget."""
     paths = list(preset.tune.ranges)
     for path in paths:
         check_path(path)
         if not path.startswith(OPEN) or path in FIXED:
             raise RequestError(
                 f"tune.ranges: {path} is the same for every router, since it sets the task, its "
-                "budget or how it is watched; what can be searched is router.…, "
-                f"experts.options.… and train.… but {', '.join(FIXED)}"
+                "budget or how it is monitored; router.…, experts.options.… and train.… can be "
+                f"searched, except {', '.join(FIXED)}"
             )
     of_affinities = [path for path in paths if path.startswith(PREFIX)]
     of_routers = {path for path in paths if path.startswith("router.")} - {*of_affinities}
     refuse_unknown([path.split(".")[1] for path in sorted(of_routers)], selected_routers(preset))
-    # Those of affinities are for whichever of a preset's routers are chosen.
+    # Ranges of affinities hold for whichever of the preset's routers are chosen.
     options = [path.removeprefix(PREFIX) for path in of_affinities]
     refuse_unknown_options(options, AFFINITIES.entries())
 
@@ -199,12 +201,12 @@ def _refuse_closed(preset: Preset) -> None:
 def _distribution(
     path: str, where: SearchRange | SearchOptions | Range | Choice, preset: Preset, router: Entry
 ) -> BaseDistribution:
-    """Return a range as Optuna has it; of whole numbers where the setting is declared as one."""
+    """Return a range as an Optuna distribution, of whole numbers if the setting is an integer."""
     if isinstance(where, SearchOptions | Choice):
         return CategoricalDistribution(where.options)
     low, high = where.low, where.high
-    if low > high or (where.log and low <= 0):  # that a router declares: a preset's is checked
-        raise RequestError(f"{path} declares no range: {where}")
+    if low > high or (where.log and low <= 0):  # declared by a router: a preset's is checked
+        raise RequestError(f"{path} declares no valid range: {where}")
     affinity = affinity_of(preset, router)
     models: dict[str, type[BaseModel]] = {
         PREFIX: router.hyper_model if affinity is None else affinity.hyper_model,
@@ -217,5 +219,5 @@ def _distribution(
     if field is None or field.annotation not in (int, int | None):
         return FloatDistribution(low, high, log=where.log)
     if low != int(low) or high != int(high):
-        raise RequestError(f"{path} is a whole number, and its range is {low:g} to {high:g}")
+        raise RequestError(f"{path} is a whole number, but its range is {low:g} to {high:g}")
     return IntDistribution(int(low), int(high), log=where.log)

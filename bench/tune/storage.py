@@ -1,4 +1,4 @@
-"""Where Optuna keeps the trials of tunings: tables of its own, beside the results."""
+"""Optuna's storage of the trials of tunings: its own tables, next to the results."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ FILE, SCHEMA = "tuning.db", "tuning"
 
 @contextmanager
 def open_tuning(engine: Engine, *, read_only: bool = False) -> Iterator[RDBStorage]:
-    """Return the tuning that belongs to a results database; made where there is none.
+    """Yield the tuning storage that belongs to a results database, creating it if necessary.
 
     Args:
-        read_only: True where there is one, and every write is to be refused.
+        read_only: whether to refuse every write; the storage must exist.
 
     Raises:
         StoreError: it cannot be reached, read or written.
@@ -42,7 +42,7 @@ def open_tuning(engine: Engine, *, read_only: bool = False) -> Iterator[RDBStora
 
 
 def has_tuning(engine: Engine) -> bool:
-    """Tell whether something was tuned with a results database; nothing is made."""
+    """Tell whether something was tuned with a results database, without creating anything."""
     if engine.dialect.name == "sqlite":
         return file_of(engine).exists()
     return SCHEMA in inspect(engine).get_schema_names()
@@ -73,7 +73,7 @@ def _opened_to_read(engine: Engine) -> RDBStorage:
 
 
 def _with_options(engine: Engine, options: str) -> str:
-    """Return the URL of a PostgreSQL database with more options for its sessions."""
+    """Return the URL of a PostgreSQL database with additional options for its sessions."""
     asked = f"{engine.url.query.get('options', '')} {options}".strip()
     url = engine.url.update_query_dict({"options": asked})
     return url.render_as_string(hide_password=False)

@@ -37,13 +37,13 @@ from routers.errors import BenchError, RequestError
 
 
 def tuning_of(preset: str) -> str:
-    """Return the name of a preset's tuning, unless it is named otherwise."""
+    """Return the default name of a preset's tuning."""
     return f"{preset}-tuning"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A tuning as a user asked for it.
+    """A tuning as the user requested it.
 
     Attributes:
         study: the name of the tuning.
@@ -74,11 +74,11 @@ def tune(
     on_event: OnEvent,
     options: RunOptions,
 ) -> RunSummary:
-    """Do what is not done yet of a tuning.
+    """Do what is left of a tuning.
 
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
-        KeyboardInterrupt, StoreError: as of `bench.execute.runner.run_plan`.
+        KeyboardInterrupt, StoreError: as in `bench.execute.runner.Runner.run`.
     """
     with _opened(tuning, store, home, datasets, on_event, options) as tuner:
         return tuner.runner.run(tuner)
@@ -129,10 +129,10 @@ def _opened(
 
 
 def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
-    """Refuse to go on with a search that was asked for otherwise.
+    """Refuse to continue a search that was begun with a different request.
 
     Args:
-        untuned: the router's trial with nothing tuned; the seed is in it.
+        untuned: the router's trial with nothing tuned, which includes the seed.
     """
     contender, fingerprint = search.contender, untuned.fingerprint
     ranges = contender.space.items()
@@ -153,14 +153,14 @@ def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
     parts = tuple(ComponentRef(*part) for part in then["parts"])
     changes += differences(fingerprint, TrialRecord(0, "", then["description"], parts))
     raise RequestError(
-        f"tuning {tuning.study!r} of {contender.router} was begun otherwise: "
+        f"tuning {tuning.study!r} of {contender.router} was begun with another request: "
         f"{'; '.join(changes)}; give --study another name"
     )
 
 
 @dataclass
 class _Trial:
-    """A trial under way, and how many of its evaluations were reported."""
+    """A trial under way, and the number of its evaluations that were reported."""
 
     search: Search
     number: int
@@ -171,8 +171,8 @@ class _Trial:
 class Tuner:
     """The `JobSource` of a tuning: each router's next trial follows its last one.
 
-    Runs at once on one tuning share its routers: each knows the trial under way of each router,
-    and trains those that nobody else has leased.
+    Simultaneous runs of one tuning share its routers: each run knows every router's trial under
+    way, and trains those that no other run has leased.
 
     Attributes:
         searches: the search of each router.
@@ -196,9 +196,9 @@ class Tuner:
         return self.tuning.study
 
     def pending(self) -> list[Job]:
-        """Return each router's training with nothing tuned, where a trial is not over.
+        """Return each router's training with nothing tuned, if any trial has not ended.
 
-        What is wrong with the settings of one trial costs that trial alone.
+        Faulty settings of one trial cost only that trial.
         """
         if not self._unfinished():
             return []
@@ -214,7 +214,7 @@ class Tuner:
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
-        """Return where each router goes on, or begins."""
+        """Return the trial with which each router continues or begins."""
         self.runner.emit(Begun(self._unfinished()))
         return [job for search in self.searches for job in self._next(search)]
 
@@ -222,7 +222,7 @@ class Tuner:
         return sum(search.left for search in self.searches)
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
-        """Say why a training ends early: its router's others were better at this point."""
+        """Return why a training should end early (its router's others were better), or None."""
         trial = self._trials[job.planned.fingerprint.value]
         if progress.accuracy is None or progress.evaluations <= trial.evaluations:
             return None
@@ -236,12 +236,12 @@ class Tuner:
         return reason
 
     def following(self, job: Job) -> Iterable[Job]:
-        """Return the same router's next trial; none where this one was interrupted."""
+        """Return the same router's next trial, or nothing if this one was interrupted."""
         trial = self._trials[job.planned.fingerprint.value]
         return self._next(trial.search) if self._end(job.planned, trial) else ()
 
     def _next(self, search: Search) -> Iterator[Job]:
-        """Yield the next trial that is not done; write down what another run did meanwhile."""
+        """Yield the next trial that is not done; record what another run has done meanwhile."""
         while (drawn := self._drawn(search)) is not None:
             number, repeat = drawn.number, drawn.user_attrs.get(REPEAT, 0)
             task = self._task(search, number, repeat)
@@ -249,7 +249,7 @@ class Tuner:
                 planned = search.contender.planned(
                     drawn.params, self.datasets, self.fingerprints, repeat
                 )
-            except RequestError as error:  # settings that do not fit each other cost their trial
+            except RequestError as error:  # incompatible settings cost only their own trial
                 with self.store.alone():
                     search.end(number, AttemptStatus.FAILED, 0.0)
                 self.runner.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
@@ -277,7 +277,7 @@ class Tuner:
             self._end(planned, trial)
 
     def _drawn(self, search: Search) -> FrozenTrial | None:
-        """Return the trial under way, or one more, which no other run adds at the same time."""
+        """Return the trial under way, or else a new one that no other run adds at the same time."""
         with self.store.alone():
             return search.next()
 
@@ -288,7 +288,7 @@ class Tuner:
         return Task(search.contender.router, seed, before + number + 1, sum(totals))
 
     def _end(self, planned: Planned, trial: _Trial) -> bool:
-        """Write down how a trial ended; False where it did not."""
+        """Record how a trial ended; return False if it has not ended."""
         attempt = self.store.last_attempt(planned.fingerprint.value)
         if attempt is None or attempt.status in UNFINISHED:
             return False
@@ -296,10 +296,10 @@ class Tuner:
         if status == AttemptStatus.DONE:
             try:
                 outcome = read_outcome((self.runner.context.home / str(attempt.checkpoint)).parent)
-            except BenchError:  # somebody deleted it
+            except BenchError:  # the folder was deleted
                 status = AttemptStatus.FAILED
             else:
                 *_, accuracy = (p.value for p in outcome.history if p.name == "val_top1")
-        with self.store.alone():  # another run may see its end, too
+        with self.store.alone():  # another run may see its end too
             trial.search.end(trial.number, status, accuracy)
         return True

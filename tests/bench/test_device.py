@@ -114,7 +114,7 @@ def test_a_report_says_what_is_wrong():
     assert "| good | 1.0e-06 | 2.0e-06 | 0 | compared | same | nan / nan | no |" in text
     assert text.count("yes: it must") == 1
     assert "3 timings did not fit" in text
-    assert "says nothing of a GPU" not in text
+    assert "says nothing about a GPU" not in text
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_the_command_writes_a_report_to_publish(tmp_path, capsys):
     text = file.read_text(encoding="utf-8")
     assert str(file) in shown.out.replace("\n", "")
     assert f"{len(routers_to_compare())} of {len(routers_to_compare())} routers" in text
-    assert "says nothing of a GPU" in text
+    assert "says nothing about a GPU" in text
     for name in routers_to_compare():
         assert len(re.findall(rf"^\| {name} \|", text, re.MULTILINE)) >= 3, name
     assert text.count("| softmax_token_choice | bfloat16 |") == 2

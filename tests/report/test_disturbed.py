@@ -146,5 +146,5 @@ def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
     (column,) = [c for c in main_columns(main_metrics(store, "tiny")) if c.suite == "throughput"]
     assert column.cell(Row("random", Condition())) == "1.10¶"
     assert column.cell(Row("soft_moe", Condition())) == "1.50"
-    assert column.meaning.endswith("↓ (¶ others kept the machine busy)")
+    assert column.meaning.endswith("↓ (¶ other processes kept the machine busy)")
     assert "random: 1.10¶" in digest(store, "tiny", tmp_path)

@@ -89,7 +89,7 @@ def test_a_study_is_followed_and_its_database_left_alone(home, make_lab) -> None
     try:
         first = served.until(lambda state: bool(state["page"]))
         assert re.fullmatch(
-            r"no run goes on: 4 of 4 trials done, last result \d\d:\d\d:\d\d", first["line"]
+            r"not running: 4 of 4 trials done, last result \d\d:\d\d:\d\d", first["line"]
         )
         status, html = served.get("/")
         assert status == 200
@@ -184,7 +184,7 @@ def test_a_page_that_cannot_be_made_says_why_and_the_last_one_stays(home, page, 
         store.study("tiny", {"suites": {"accuracy": {}}})
     page._draw_again = 0
     refresh(page)
-    assert page.state()["line"].startswith("no run goes on: 4 of 4")
+    assert page.state()["line"].startswith("not running: 4 of 4")
 
 
 def test_the_page_is_not_made_while_a_layer_is_timed(home, page, make_lab) -> None:

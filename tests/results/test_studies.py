@@ -111,7 +111,7 @@ def test_a_live_page_reads_a_database_of_each_kind(
     page = LivePage(target, "tiny", tmp_path)
     page._draw_again = float("inf")
     page.refresh()
-    assert page.state()["line"].startswith("no run goes on: 1 of 1 trial done, last result ")
+    assert page.state()["line"].startswith("not running: 1 of 1 trial done, last result ")
     filler.trial(description("soft_moe", seed=4))
     page.refresh()
     assert "2 of 2 trials done" in page.state()["line"]

@@ -91,7 +91,9 @@ def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
         temperature: float = hyper(0.5, "Of it.", tune=Range(2.0, 0.1))
 
     try:
-        with pytest.raises(RequestError, match=r"router\.temperature declares no range.*low=2\.0"):
+        with pytest.raises(
+            RequestError, match=r"router\.temperature declares no valid range.*low=2\.0"
+        ):
             contenders(preset_of(["backwards"]), 0)
     finally:
         ROUTERS.discard("backwards")
@@ -115,7 +117,7 @@ def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
             {"router.top_k": {"low": 1, "high": 2}},
             r"no.* routers has 'router\.top_k'",
         ),
-        ({}, "nothing is left to tune of router 'dense'"),
+        ({}, "nothing is left to tune for router 'dense'"),
     ],
 )
 def test_a_range_that_fits_no_setting_is_refused(ranges: Any, message: str) -> None:
@@ -133,7 +135,7 @@ def test_a_range_that_is_none_is_refused(where: Any) -> None:
 
 def test_a_router_of_several_parts_or_with_a_parent_cannot_be_tuned() -> None:
     smoke = load_preset("smoke")
-    with pytest.raises(RequestError, match="'mumoe' stands in 3 parts of preset 'smoke'"):
+    with pytest.raises(RequestError, match="'mumoe' is in 3 parts of preset 'smoke'"):
         contenders(smoke.model_copy(update={"parts": smoke.parts[2:5]}), 0)
     derived = smoke.parts[6].model_copy(update={"routers": ("softmax_mixture",)})
     with pytest.raises(RequestError, match="'softmax_mixture' starts from 'attentive'"):

@@ -251,7 +251,9 @@ def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
         ({"settings": {"train.batch_size": 32}}, r"train\.batch_size is 32, was 64"),
         ({"ranges": {"train.lr": {"low": 1, "high": 2}}}, r"range of train\.lr is .*, was "),
     ):
-        with pytest.raises(RequestError, match=rf"'t' of dense was begun otherwise: .*{message}"):
+        with pytest.raises(
+            RequestError, match=rf"'t' of dense was begun with another request: .*{message}"
+        ):
             tuned(["dense"], 2, **changes)
 
 

@@ -49,13 +49,13 @@ def test_a_run_takes_what_was_found_for_each_router(tuned, store, datasets) -> N
 def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> None:
     tuned(["dense"], 1)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
-    with pytest.raises(RequestError, match=r"no result of random; `python bench\.py tune"):
+    with pytest.raises(RequestError, match=r"no result for random; run `python bench\.py tune"):
         with_tuned(make_request(whole, routers=["dense", "random"]), store, "t")
     dense = make_request(whole, routers=["dense"])
-    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+    with pytest.raises(RequestError, match=r"train\.lr is set, but was also tuned for dense"):
         with_tuned(dense, store, "t", ["train.lr"])
     swept = replace(dense, preset=dense.preset.model_copy(update={"sweep": {"train.lr": (1, 2)}}))
-    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+    with pytest.raises(RequestError, match=r"train\.lr is set, but was also tuned for dense"):
         with_tuned(swept, store, "t")
 
 
@@ -124,7 +124,7 @@ def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
     report = (tmp_path / "reports" / "own-tuned" / "report.md").read_text()
     assert "Tuning was not equal: 5 for Dense; 4 for Softmax Token Choice (trainings)" in report
     assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
-    assert "train.lr is given, and was tuned" in capsys.readouterr().err
+    assert "train.lr is set, but was also tuned" in capsys.readouterr().err
     # What is shown where no study is named is no tuning.
     assert bench("tune", *ours, *home, "--trials", "3") == 0
     capsys.readouterr()
