@@ -1,4 +1,4 @@
-"""The protocol of a study as a methods section, filled from what was asked for and what ran."""
+"""The protocol of a study as a methods section, filled in from its request and from what ran."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from results.statistics.means import ALPHA
 from results.text import counted
 
 Paragraph = tuple[str, str]
-"""A heading and what stands under it."""
+"""A heading and its text."""
 LAYERS = {
     "last2": "in the last two of the even-numbered blocks",
     "every2": "in the even-numbered blocks",
@@ -25,7 +25,7 @@ GROUPS = {"image": "within each image", "batch": "over the whole batch"}
 
 
 def methods(study: StudyData) -> list[Paragraph]:
-    """Return the paragraphs; what a study does not have is left out."""
+    """Return the paragraphs, leaving out what does not apply to the study."""
     preset = study.record.request.get("preset", {})
     paragraphs = [
         ("Data and model", _data(study, preset)),
@@ -40,13 +40,13 @@ def methods(study: StudyData) -> list[Paragraph]:
 
 
 def methods_markdown(study: StudyData) -> str:
-    """Write the paragraphs as Markdown."""
+    """Return the paragraphs as Markdown."""
     parts = [f"## {heading}\n\n{text}" for heading, text in methods(study)]
     return "\n\n".join(["# Methods", *parts]) + "\n"
 
 
 def methods_latex(study: StudyData) -> str:
-    """Write the paragraphs as LaTeX, to be taken into a section."""
+    """Return the paragraphs as LaTeX, to be included in a section."""
     parts = [
         rf"\paragraph{{{latex_text(heading)}.}} {latex_heading(text)}"
         for heading, text in methods(study)
@@ -140,7 +140,7 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
 
 
 def _swept(preset: Mapping[str, Any]) -> set[str]:
-    """Return the paths that the preset gives several values, or other ones in a part."""
+    """Return the paths of settings that the preset sweeps or that one of its parts changes."""
     parts = preset.get("parts", [])
     of_parts = (
         path for part in parts for where in ("set", "sweep") for path in part.get(where, {})
@@ -149,7 +149,7 @@ def _swept(preset: Mapping[str, Any]) -> set[str]:
 
 
 def _part(part: Mapping[str, Any], preset: Mapping[str, Any]) -> str:
-    """Say what a part set for its routers: those of the preset, where it names none."""
+    """Describe what a part of the preset set for its routers (all of them if it names none)."""
     routers = part["routers"] or preset["routers"]
     settings = [f"{path} = {value}" for path, value in part["set"].items()]
     return f"{_listed(routers)} had {_listed(settings)}."
@@ -211,6 +211,6 @@ def _machines(study: StudyData) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Join names: `a, b and c`."""
+    """Join names, such as `a, b and c`."""
     *most, last = list(names) or [""]
     return f"{', '.join(most)} and {last}" if most else last
