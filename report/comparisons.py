@@ -158,7 +158,7 @@ def best(study: StudyData, condition: Condition) -> Entry | None:
 
 
 def leader(study: StudyData, condition: Condition) -> Entry | None:
-    """Return the best router, or a baseline or null that surpasses it with at least as many seeds."""
+    """Return the best router, or a baseline or null that surpasses it with no fewer seeds."""
     winner, means = best(study, condition), _means(study, condition)
     if winner is None:
         return None

@@ -157,7 +157,7 @@ def closest(entries: Iterable[Entry], system: System, condition: Condition) -> E
 
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
-    """Return the bare layer of an entry: one without settings of training or of its derivation."""
+    """Return the bare layer of an entry; a layer has no training settings and is not derived."""
     return closest(layers, entry.system, entry.condition.where(lambda path: not _derives(path)))
 
 

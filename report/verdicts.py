@@ -118,10 +118,9 @@ def _fits(claim: Claim, mean: float) -> bool:
 
 
 def _outweighs(study: StudyData, claim: Claim) -> Judged:
-    """Test whether effect a is larger in size than effect b.
+    """Test whether |a| > |b| by the two differences, a + b and a - b, whose signs then agree.
 
-    The two differences are a + b and a - b. |a| > |b| exactly if their signs agree, and the
-    smaller of them, with the sign of the larger, is |a| - |b|.
+    The smaller of the two, with the sign of the larger, is |a| - |b|.
     """
     pairs = [(claim.left, claim.right), (claim.other_left, claim.other_right)]
     both = [_difference(study, claim, cast(Side, a), cast(Side, b)) for a, b in pairs]

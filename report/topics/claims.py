@@ -1,4 +1,4 @@
-"""Claims of papers about routers, and the verdicts of these runs."""
+"""Claims of papers about routers, and their verdicts by the study's runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def table(study: StudyData) -> Contents:
 
 @as_table("claim_tests", "How each claim is tested")
 def tests(study: StudyData) -> Contents:
-    """Make a row for each claim, tested or not: whose it is, and what would decide it."""
+    """Make a row for each claim, tested or not, with its source and what would decide it."""
     if study.trials.empty:
         raise Lacking("the study has no trials", fine=True)
     rows = []
@@ -77,7 +77,7 @@ def tests(study: StudyData) -> Contents:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """Say how the claims came out; nothing where none is about these runs."""
+    """Summarise the verdicts in one sentence; empty if these runs can test no claim."""
     claims = [each for each in judged(study) if isinstance(each, Judged)]
     if not claims:
         return []
@@ -92,7 +92,7 @@ def sentences(study: StudyData) -> list[str]:
 
 
 def _settings(study: StudyData, tested: Judged) -> str:
-    """Say whether the settings of both sides were tuned; "" where settings decide nothing."""
+    """Return whether the settings of both sides were tuned, or "" if settings do not matter."""
     if not tested.claim.by_settings:
         return ""
     asked = study.record.request.get("tuned", {})
@@ -124,7 +124,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
 
 
 def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
-    """Return the scale at which differences are shown, and their unit."""
+    """Return the scale and the unit in which differences are shown."""
     units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
     unit = str(units.iloc[-1]) if len(units) else ""
     scale, shown = (100.0, "points") if unit == "share" else (1.0, unit)
@@ -132,7 +132,7 @@ def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
 
 
 def _scale(study: StudyData, behind: Sequence[str]) -> str:
-    """Say at what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
+    """Return the scale of trials: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
     trials = study.trials[study.trials["trial"].isin(behind)]
     with_experts = trials[[not study.is_baseline(system) for system in trials["system"]]]
     numbers = sorted(with_experts["num_experts"].dropna().unique())
@@ -148,7 +148,7 @@ def _scale(study: StudyData, behind: Sequence[str]) -> str:
 
 
 def _test(claim: Claim) -> str:
-    """`top1: soft_moe − mean(a, b) > 0`."""
+    """Return the test of a claim as a formula, such as `top1: soft_moe − mean(a, b) > 0`."""
     place = "".join(f" {value}" for value in claim.where.values())
     metric = f"{claim.metric}{place}"
     left = _side(claim.left)

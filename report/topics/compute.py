@@ -1,4 +1,4 @@
-"""The compute that each router really spent, and rankings by it."""
+"""The compute that each router actually spent, and rankings by it."""
 
 import json
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ def table(study: StudyData) -> Contents:
 
 
 def what_is_matched(study: StudyData) -> str:
-    """Say what was made equal between the routers; "" where a study matched several."""
+    """Return what is equal between the routers, or "" if the study sweeps that."""
     match = study.compute.get("match", "total_flops")
     if any("compute.match" in entry.condition.mapping for entry in study.entries):
         return ""
@@ -77,7 +77,7 @@ def what_is_matched(study: StudyData) -> str:
 
 
 def _asked(study: StudyData, entry: Entry) -> Cell:
-    """Show the capacity factor; "" of a router that has no such setting."""
+    """Show the requested capacity factor, or "" for a router without that setting."""
     trials = study.trials_of(entry)
     factors = [json.loads(options).get("capacity_factor", "") for options in trials["options"]]
     if not all(isinstance(factor, float | int) for factor in factors):
@@ -86,7 +86,7 @@ def _asked(study: StudyData, entry: Entry) -> Cell:
 
 
 def _seconds(study: StudyData, entry: Entry) -> tuple[Cell, Cell]:
-    """Return the seconds of training, and the machines that they were measured on."""
+    """Return the seconds of training and the machines they were measured on."""
     trials = study.trials_of(entry)
     names = machine_names(study)
     machines = [names[machine] for machine in trials["machine"].dropna().unique()]
@@ -108,7 +108,7 @@ RANKINGS = (
 
 @as_table("rankings", "Rankings under three budgets", "accuracy")
 def rankings_table(study: StudyData) -> Contents:
-    """Rank the routers of each condition, a row each."""
+    """Rank the routers of each condition, one row per router."""
     by_condition = _standings(study)
     rows = []
     for condition, of_condition in by_condition.items():
@@ -137,7 +137,7 @@ def rankings_table(study: StudyData) -> Contents:
 
 @as_table("order_changes", "Pairs of routers that budgets order differently", "accuracy")
 def order_changes_table(study: StudyData) -> Contents:
-    """Make a row for each pair of routers under each condition."""
+    """Make a row for each pair of routers whose order changes, under each condition."""
     rows = []
     for condition, change in _changes(_standings(study)):
         texts = (
@@ -159,7 +159,7 @@ def order_changes_table(study: StudyData) -> Contents:
     return caption, columns, rows
 
 
-@lru_cache(maxsize=1)  # two tables ask for them
+@lru_cache(maxsize=1)  # two tables need them
 def _standings(study: StudyData) -> dict[Condition, list[Standing]]:
     """Rank the entries of each condition.
 
@@ -178,7 +178,7 @@ def _changes(
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
-    """Return the rank and the accuracy that it is by."""
+    """Return the rank of an entry and the accuracy it is based on."""
     if entry not in standing.ranks:
         return words(MISSING), words(MISSING)
     accuracy = mean_cell(study, entry, standing.accuracy[entry].dropna())
@@ -186,7 +186,7 @@ def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Ce
 
 
 def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> str:
-    """Return the budgets of a condition: where its curves are cut."""
+    """Return where a condition's curves are cut, in words."""
     by_flops, by_seconds, _ = rankings
     if by_flops.cut is None or by_seconds.cut is None:
         return f"{condition or 'here'}: no curve"
@@ -196,7 +196,7 @@ def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> 
 
 
 def _sentence(by_condition: Mapping[Condition, list[Standing]]) -> str:
-    """Say which pairs change their order between budgets."""
+    """Return a sentence on the pairs whose order changes between budgets."""
     changes = [
         f"under {condition} {change}" if condition else str(change)
         for condition, change in _changes(by_condition)

@@ -1,4 +1,4 @@
-"""The A/A control: each router against its replicate, which differs by chance alone."""
+"""The A/A control: each router against its replicate, which differs only by chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,14 +29,14 @@ from results.text import counted
 
 
 def replicates(study: StudyData) -> dict[Entry, Entry]:
-    """Return the second run of each entry that has one, in order."""
+    """Return the replicate of each entry that has one, in order."""
     trained = set(study.trials["entry"])
     second = {entry: replace(entry, aa_replicate=1) for entry in study.entries}
     return {entry: replicate for entry, replicate in second.items() if replicate in trained}
 
 
 def controls(study: StudyData) -> list[Comparison]:
-    """Return each replicate less its router, each a family of its own, in order of the routers."""
+    """Return replicate minus router for each pair, each its own family, in order of the routers."""
     return [
         made
         for entry, replicate in replicates(study).items()
@@ -45,14 +45,14 @@ def controls(study: StudyData) -> list[Comparison]:
 
 
 def false_alarms(own: Sequence[Comparison]) -> Alarms | None:
-    """Measure the rate of false alarms over all controls; None where nothing could be tested."""
+    """Return the rate of false alarms over all controls, or None if nothing could be tested."""
     p_values = [control.difference.p_value for control in own if control.difference]
     tested = [p_value for p_value in p_values if p_value is not None]
     return alarms(tested) if tested else None
 
 
 def floor_of_all(own: Sequence[Comparison]) -> tuple[float, int] | None:
-    """Return the noise floor from the differences of all controls, and the seeds that it is for."""
+    """Return the noise floor over all controls and the number of seeds that it holds for."""
     pooled = [difference for control in own for difference in control.differences]
     n = max((len(control.seeds) for control in own), default=0)
     return (noise_floor(pooled, n), n) if n else None
@@ -60,19 +60,19 @@ def floor_of_all(own: Sequence[Comparison]) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class Retimed:
-    """A bare layer or model, and its replicate, timed in two processes at one setting."""
+    """A bare layer or model and its replicate, timed at one setting in two processes."""
 
     router: Timing
     replicate: Timing
 
     def ratio(self, key: str) -> float | None:
-        """Return a number of the replicate over the router's; None where one of them has none."""
+        """Return the replicate's number divided by the router's, or None if either is missing."""
         ours, theirs = self.router.values.get(key), self.replicate.values.get(key)
         return theirs / ours if ours and theirs is not None else None
 
 
 def retimed(study: StudyData) -> list[Retimed]:
-    """Return every timing whose replicate was timed too."""
+    """Return every timing whose replicate was timed as well."""
     own = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
     return [
         Retimed(timing, own[place])
@@ -95,7 +95,7 @@ COLUMNS = (
 
 @as_table("control", "A/A control: each router against itself", "accuracy", "throughput")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router and condition, and one for all of them."""
+    """Make a row for each router and condition, and a last one for all of them."""
     compared, timed = controls(study), retimed(study)
     if not compared and not timed:
         raise Lacking("no router was trained a second time as its own control (run --aa)")
@@ -111,7 +111,7 @@ def table(study: StudyData) -> Contents:
         )
     if compared:
         rows.append(_row_of_all(study, compared))
-    else:  # bare layers alone
+    else:  # only bare layers
         alike = [each for each in timed if each.router.setting == setting]
         rows = [_row(each.router.entry, 0, (), [words("")] * 4, each) for each in alike]
     n = max((len(control.seeds) for control in compared), default=0)
@@ -141,7 +141,7 @@ def table(study: StudyData) -> Contents:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """Say what the control says of the study, for its summary; nothing where there is none."""
+    """Return what the control shows about the study, for the summary; empty without a control."""
     compared, timed = controls(study), retimed(study)
     made = []
     if (rate := false_alarms(compared)) is not None:

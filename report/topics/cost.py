@@ -1,4 +1,4 @@
-"""The cost of routing: timings on each machine, and against the number of experts."""
+"""The cost of routing: timings on each machine, and costs against the number of experts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -78,7 +78,7 @@ def table(study: StudyData) -> Contents:
 
 
 def sentence(study: StudyData) -> str:
-    """Say how many timings other processes disturbed; "" where they disturbed none."""
+    """Return how many timings other processes disturbed, or "" if none were."""
     keys = [f"{name}_ms" for name in PASSES]
     made = [(timing, key) for timing in timings(study) for key in keys if key in timing.values]
     disturbed = sum(timing.is_disturbed(key) for timing, key in made)
@@ -91,7 +91,7 @@ def sentence(study: StudyData) -> str:
 
 
 def timing_cell(timing: Timing | None, key: str) -> Cell:
-    """Show a number of a timing with its interval, where it has one."""
+    """Show a number of a timing, with its interval if it has one."""
     if timing is None or key not in timing.values:
         return words(MISSING)
     value = timing.values[key]
@@ -120,9 +120,9 @@ OVERHEAD_CAPTION = captioned(
 
 @as_named_figures(OVERHEAD, OVERHEAD_TITLE, "throughput")
 def draw(study: StudyData) -> Iterator[Named]:
-    """Draw one figure for each machine and condition, a panel for each setting.
+    """Draw one figure for each machine and condition, with a panel for each setting.
 
-    Conditions that differ in the number of experts alone share one: panels tell that number.
+    Conditions that differ only in the number of experts share one, since panels name that number.
     """
     timed = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
     if not timed:
@@ -207,14 +207,14 @@ PANELS = (
     ("forward + backward", ("train_ms",), "s"),
     ("weights + kept for backward", ("parameter_bytes", "kept_bytes"), "B"),
 )
-"""By heading: what is added up, and its unit."""
+"""The heading of each panel, the metrics that are summed in it, and their unit."""
 Points = dict[int, Timing]
 """The timing of a layer by its number of experts."""
 
 
 @as_named_figures(SCALING, SCALING_TITLE, "throughput")
 def draw_scaling(study: StudyData) -> Iterator[Named]:
-    """Draw one figure for each machine and size of the inputs."""
+    """Draw one figure for each machine and input size."""
     by_setting: dict[Setting, dict[Entry, Points]] = defaultdict(lambda: defaultdict(dict))
     for timing in timings(study):
         if timing.setting.scope == "layer":
@@ -238,7 +238,7 @@ def _sizes(setting: Setting) -> str:
 
 
 def _line_of(timing: Timing) -> Entry:
-    """Return the system and the condition of a timing, but for the number of experts."""
+    """Return the system and condition of a timing, without the number of experts."""
     return replace(timing.entry, condition=without_number(timing.entry.condition))
 
 

@@ -1,4 +1,4 @@
-"""Fairness before and after experts were re-weighted, and what it cost."""
+"""Fairness before and after experts were re-weighted, and what that cost in accuracy."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ PAIRED = (
     Column("editing_top1", "top-1", "%", "higher", 100, 1),
 )
 OFFSETS = {"before": -0.14, "after": 0.14}
-"""Distance of each edit from the middle of its row."""
+"""The offset of each edit from the middle of its row."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
 CAPTION = captioned(
     "On the test split, before the experts' combine weights were changed and after it. "
@@ -62,7 +62,7 @@ FIGURE_CAPTION = (
 
 @as_figure("editing", "Subgroups before and after editing experts", "editing")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure, a panel for each router, and each condition where it has several."""
+    """Draw one figure with a panel for each router and, if it has several, each condition."""
     by_entry = {entry: accuracies(study, entry) for entry in study.entries}
     shown = {entry: edits for entry, edits in by_entry.items() if edits}
     if not shown:
@@ -88,7 +88,7 @@ def draw(study: StudyData) -> Sketch:
 
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
-    """(seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
+    """Return (seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
     by_edit = {}
     for edit in OFFSETS:
         records = study.array("subgroup_accuracy", entry, edit=edit)

@@ -102,7 +102,7 @@ ENTROPY = (
 
 @as_table("entropy", "Entropy and mutual information", "entropy")
 def entropy_table(study: StudyData) -> Contents:
-    """Make two rows for each router and condition: what the router wanted, and what it did."""
+    """Make two rows for each router and condition: for the gates and for the combine weights."""
     rows = []
     for entry in measured_by(study, "entropy"):
         for of, label in (("gates", "gates (wanted)"), ("combine", "combine weights (done)")):
@@ -158,7 +158,7 @@ def best_table(study: StudyData) -> Contents:
 
 
 def best_seed(study: StudyData, entry: Entry) -> int | None:
-    """Find the seed of the highest last accuracy on the validation split; the first of several."""
+    """Return the seed with the highest last validation accuracy, the first of equals, or None."""
     rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
     last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
     return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])

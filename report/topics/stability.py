@@ -1,6 +1,6 @@
-"""How alike two seeds route the same tokens, their experts matched one to one.
+"""How similarly two seeds route the same tokens, with their experts matched one to one.
 
-What suite stability measured of single trainings is shown as any suite's numbers are.
+What suite stability measured on single trainings is shown like the numbers of any suite.
 """
 
 from collections import defaultdict
@@ -39,7 +39,7 @@ CAPTION = captioned(
 
 @as_table("seed_agreement", "Agreement of routings between seeds", "stability")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router and condition that has several seeds."""
+    """Make a row for each router and condition with several seeds."""
     require_asked(study, "stability")
     under, rows = stands_under(study), []
     for entry in measured_by(study, "stability"):
@@ -52,7 +52,7 @@ def table(study: StudyData) -> Contents:
 
 
 def _cells(study: StudyData, entry: Entry) -> list[Cell]:
-    """Compare all pairs of seeds; nothing where there is one seed, or no sample was kept."""
+    """Compare all pairs of seeds; empty if there is one seed or no sample was kept."""
     from sklearn.metrics import adjusted_rand_score  # slow to import
 
     shares, first = (_by_seed(study, entry, f"sampled_{name}") for name in ("shares", "first"))

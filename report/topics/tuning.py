@@ -1,4 +1,4 @@
-"""The tuning of each router's settings, as the study's request says."""
+"""The tuning of each router's settings, as recorded in the study's request."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ UNTUNED = "no settings were tuned (tune, then run --tuned)"
 
 
 def tuned(study: StudyData) -> dict[System, SearchResult]:
-    """Return each system of the study whose router's settings were found, in order."""
+    """Return the search result of each system whose router was tuned, in the study's order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
     return {s: SearchResult.of(asked[s.router]) for s in study.systems if s.router in asked}
 
@@ -36,7 +36,7 @@ def _best_cell(router: SearchResult) -> Cell:
 
 
 def unequal(study: StudyData) -> str:
-    """Warn that some routers had more trainings than others; "" where all had as many."""
+    """Return a warning if some routers had more trainings than others, else ""."""
     by_system = tuned(study)
     systems: dict[int, list[str]] = defaultdict(list)
     for system in study.systems:
@@ -52,7 +52,7 @@ def unequal(study: StudyData) -> str:
 
 
 def sentence(study: StudyData) -> str:
-    """Say with how many trainings each router was tuned; "" where none was."""
+    """Return with how many trainings each router was tuned, or "" if none was."""
     first = next(iter(tuned(study).values()), None)
     if first is None:
         return ""
@@ -62,7 +62,7 @@ def sentence(study: StudyData) -> str:
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
-    """`router.affinity=cosine train.lr=0.00123`."""
+    """Return settings in one line: `router.affinity=cosine train.lr=0.00123`."""
     return " ".join(
         f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
         for path, value in sorted(settings.items())
@@ -97,7 +97,7 @@ RULES = (
 
 @as_table("tuning", "Tuning")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router whose settings were found."""
+    """Make a row for each tuned router."""
     by_system = tuned(study)
     if not by_system:
         raise Lacking(UNTUNED, fine=True)
@@ -135,7 +135,7 @@ TRIED = (
 
 @as_table("tuning_trials", "Settings that were tried")
 def tried_table(study: StudyData) -> Contents:
-    """Make a row for each setting that was tried, with all of its trainings."""
+    """Make a row for each setting tried, with all its trainings."""
     by_system = tuned(study)
     if not any(each.tried for each in by_system.values()):
         raise Lacking(UNTUNED, fine=True)
@@ -174,7 +174,7 @@ def _cost(flops: float | None, seconds: float | None, trials: Sequence[str]) -> 
 
 
 def _whole_cost(by_system: Mapping[System, SearchResult]) -> str:
-    """Say what the tuning of all routers took together; "" where it is not known."""
+    """Return the total cost of tuning all routers, or "" if it is not known."""
     every = by_system.values()
     seconds = [each.seconds for each in every if each.seconds is not None]
     if len(seconds) < len(every):
@@ -195,7 +195,7 @@ CURVE_CAPTION = captioned(
 
 @as_figure("tuning", "Tuning curve")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure of all routers."""
+    """Draw one figure with all tuned routers."""
     by_system = tuned(study)
     if not by_system:
         raise Lacking(UNTUNED, fine=True)

@@ -20,12 +20,12 @@ CAPTION = (
 )
 POINTS = Column("points", "points", digits=1)
 MOST = 12
-"""Systems up to which each cell shows its number."""
+"""The most systems for which each cell shows its number."""
 
 
 @as_figures("win_matrix", "All pairs of systems", "accuracy")
 def draw(study: StudyData, condition: Condition) -> Sketch:
-    """Draw one matrix, its best system first."""
+    """Draw one matrix, with the best system first."""
     both = [
         each
         for one in comparisons(study)
