@@ -156,7 +156,7 @@ class Numbers:
     Attributes:
         final: pairs of fingerprint and value, one per seed at the end of training, or per layer.
         constant: the spots whose number is constant by construction.
-        snapshots: one row per value during training, with `entry`, `place`, `seed`, `step`, `layer`.
+        snapshots: one row per value along training, with `entry`, `place`, `seed`, `step`, `layer`.
     """
 
     study: StudyData

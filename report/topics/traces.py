@@ -99,7 +99,7 @@ def _of_first_seed(study: StudyData, entry: Entry) -> list[ArrayRecord]:
 
 
 def _router(entry: Entry, records: list[ArrayRecord], samples: dict[str, int]) -> dict[str, Any]:
-    """Return the traces of one router as plain data, adding its sample to `samples` if it is new."""
+    """Return the traces of one router as plain data, and add its sample to `samples` if new."""
     whole = {record.name: np.asarray(record.values) for record in records if record.layer is None}
     sample = json.dumps(_sample(whole))
     maps = {(record.layer or 0, record.step) for record in records if record.layer is not None}
