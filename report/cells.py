@@ -25,11 +25,11 @@ from results.conditions import Condition
 INTERVALS = "Mean over the n seeds ± half of its 95 % Student t interval."
 READING = (
     "Where a table gives the mean over seeds, ± is half the width of its 95 % Student t interval; "
-    "with one seed there is none, and one that is 0 at the digits shown is left out. It is for the "
-    "eye: whether two systems differ is not decided by it but by p (family). n is the number of "
-    "finished seeds, of those asked for; it stands in brackets where it differs from that of its "
-    "row. Bold is the best mean under a condition, among its rows and those without its settings, "
-    "where it is resolved from all of them."
+    "with one seed there is none, and one that rounds to 0 is left out. It is only a visual aid: "
+    "whether two systems differ is decided by p (family). n is the number of finished seeds, of "
+    "those asked for; it is in brackets where it differs from that of its row. The best mean under "
+    "a condition, among its rows and those without its settings, is bold if it is resolved from "
+    "all of them."
 )
 """What holds for all tables and is said only once."""
 LEAD = text_columns("router", "condition", "n")
@@ -69,7 +69,7 @@ def sentence_on_analyses(study: StudyData) -> str:
         return ""
     return (
         f"Seeds were added until the differences were resolved, with {analyses} interim analyses "
-        f"planned: p-values are times {analyses} and intervals as wide as "
+        f"planned: p-values are multiplied by {analyses} and intervals as wide as "
         f"{100 * study.confidence:.4g} % ones, so that the error rate and the 95 % hold whichever "
         "analysis was the last."
     )

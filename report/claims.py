@@ -31,7 +31,7 @@ class Side(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    routers: tuple[str, ...] = Field(min_length=1, description="Their names; the mean over them is taken.")
+    routers: tuple[str, ...] = Field(min_length=1, description="Names; their mean is taken.")
     experts: tuple[str, ...] = Field(default=(), description="Only runs with these experts.")
     settings: dict[str, Any] = Field(
         default={}, description="Path -> value that only this side has; null: without it."
@@ -57,7 +57,7 @@ class Claim(BaseModel):
     note: str = Field(default="", description="How the test reads the claim.")
     by_settings: bool = Field(
         default=False,
-        description="Whether settings may decide it; if so, the verdict says whether they were tuned.",
+        description="Whether settings may decide it; its verdict says if they were tuned.",
     )
     matched: tuple[str, ...] = Field(
         default=(), description="Kinds of compute match that qualify, any one of; none: all do."

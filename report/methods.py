@@ -18,8 +18,8 @@ LAYERS = {
     "last2": "in the last two of the even-numbered blocks",
     "every2": "in the even-numbered blocks",
     "all": "in every block",
-    "every_mlp": "in the place of every MLP",
-    "head": "in the place of the classifier",
+    "every_mlp": "in place of every MLP",
+    "head": "in place of the classifier",
 }
 GROUPS = {"image": "within each image", "batch": "over the whole batch"}
 
@@ -79,7 +79,7 @@ def _data(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
             else f"in blocks {_listed(map(str, where))}, counted from 0"
         )
         groups = GROUPS.get(model["groups"], f"in groups of {model['groups']} tokens")
-        said.append(f"MoE layers stand {blocks}; tokens are routed {groups}.")
+        said.append(f"MoE layers are {blocks}; tokens are routed {groups}.")
     return said
 
 
@@ -91,7 +91,7 @@ def _routers(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     for system in routers:
         source = cards.get(system.router, {}).get("source") or ""
         named.append(f"{system.label} ({source})" if source else system.label)
-    said = [f"Compared are {_listed(named)}."] if named else []
+    said = [f"Routers compared: {_listed(named)}."] if named else []
     if baselines:
         said.append(f"Baselines without a learned router are {_listed(baselines)}.")
     if experts := preset.get("experts", {}):
@@ -130,8 +130,8 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     return [
         f"Models were trained by AdamW, with a linear warm-up over {100 * train['warmup']:g} % of "
         "the steps and a cosine decay to 0.",
-        f"Fixed were: {_listed(fixed)}." if fixed else "",
-        f"Tuned for each router were {_listed(sorted(tuned))}; the table of the tuning has the "
+        f"Fixed settings: {_listed(fixed)}." if fixed else "",
+        f"Settings tuned for each router: {_listed(sorted(tuned))}; the tuning table has the "
         "values."
         if tuned
         else "",
@@ -165,7 +165,7 @@ def _budget(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
             f"The budget is what the dense model takes in {counted(epochs, 'epoch')}."
             if epochs and match != "wall_clock"
             else "",
-            "FLOPs are counted from what ran, forward and backward, without the optimiser's.",
+            "FLOPs are counted from what ran, forward and backward, without the optimiser.",
         ]
     return [*said, tuning.sentence(study)]
 
@@ -183,7 +183,7 @@ def _comparisons(study: StudyData) -> list[str]:
     if any(c.adjusted is not None for c in comparisons(study)):
         against = _listed([null.label for null in nulls(study)])
         said.append(
-            "Declared before training were all pairs of routers"
+            "The comparisons declared before training are all pairs of routers"
             + (f", and each router against {against}" if against else "")
             + ". Variances are moderated over the systems and conditions (Smyth, 2004), and "
             "p-values and intervals of differences hold for the whole family at once; resolved "
@@ -191,7 +191,7 @@ def _comparisons(study: StudyData) -> list[str]:
         )
     stopped = study.trials[~study.trials["status"].isin(["done", "waiting", "running"])]
     if not stopped.empty:
-        said.append(f"{counted(len(stopped), 'trial')} did not finish, and left no number.")
+        said.append(f"{counted(len(stopped), 'trial')} did not finish and left no result.")
     return said
 
 

@@ -206,11 +206,11 @@ def resolved_means(study: StudyData) -> list[str]:
     if all(c.adjusted is None for c in comparisons(study)):
         return []
     return [
-        "Resolved: the two differ, with the certainty that holds for all comparisons of a "
+        "Resolved: the two differ, with a certainty that holds for all comparisons of a "
         "condition at once; of studies whose systems are all equal, at most "
         f"{100 * ALPHA:g} % call any pair resolved. What decides is p (family), in the tables of "
-        "paired differences. Intervals printed beside means are for the eye: systems share their "
-        "seeds, so that intervals which overlap may belong to means that differ."
+        "paired differences. Intervals next to means are only a visual aid: since systems share "
+        "their seeds, means whose intervals overlap may still differ."
     ]
 
 
@@ -222,16 +222,16 @@ def _stopped(study: StudyData) -> list[str]:
     planned = ", ".join(map(str, asked["seeds"]))
     if not asked["taken"]:
         return [
-            f"Seeds are being added, with interim analyses planned at {planned}; the first is not "
-            "over."
+            f"Seeds are being added, with interim analyses planned at {planned}; the first is "
+            "still to come."
         ]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
     differences = counted(asked["compared"], "difference")
     return [
-        f"Seeds were added, the same to every router, with interim analyses planned at {planned}: "
-        f"it stopped at {counted(asked['taken'], 'seed')} with {number} {differences} decided, "
-        f"that is resolved, or smaller than {counted(asked['resolve'], 'point')}."
+        f"Seeds were added, the same to every router, with interim analyses planned at {planned}. "
+        f"The study stopped at {counted(asked['taken'], 'seed')} with {number} {differences} "
+        f"decided, that is, resolved or smaller than {counted(asked['resolve'], 'point')}."
     ]
 
 
@@ -254,7 +254,7 @@ def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         printed, held = _numbers(text), _numbers(now.get(place, ""))
         if printed != held:
             gone = ", ".join(dict.fromkeys(number for number in printed if number not in held))
-            changes.append(f"{place}: {gone or 'numbers'} in the report, not by the database now")
+            changes.append(f"{place}: {gone or 'numbers'} in the report, not in the database now")
     return changes
 
 

@@ -31,11 +31,11 @@ NOTES = {
     DEPENDENT: "{}: in evaluation the answer to an image depends on the other images of its batch.",
     TIED: "{}: the best mean under a condition, or not resolved from it.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
-    DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
-    "table of timings. To time it again: the same command with another "
-    "suites.throughput.seconds, and a --study of its own.",
+    DISTURBED: "{}: timed while other processes kept the machine busy; their load is in the "
+    "table of timings. To time it again, run the same command with another "
+    "suites.throughput.seconds and a --study of its own.",
     NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
-    SEVERAL: "{}: it stands beside several conditions; see the paired differences to the nulls.",
+    SEVERAL: "{}: compared under several conditions; see the paired differences to the nulls.",
     MISSING: "{}: not measured.",
 }
 

@@ -37,7 +37,7 @@ def caption(study: StudyData, compared: Iterable[Comparison]) -> str:
         return ""
     return (
         f"Undertrained reference: it took less than {100 * FEW:g} % of the router's steps, so a "
-        "lead over it says little of the router."
+        "lead over it says little about the router."
     )
 
 

@@ -214,9 +214,9 @@ def _place(number: Number) -> tuple[str, str, str]:
 def _wrong(number: Number, now: Number | None) -> str:
     """Return what is no longer true about a number, or "" if it still holds."""
     if now is None or (now.cell.value is None and not now.cell.words):
-        return f"{number.shown} in the report, the database has no such number now"
+        return f"{number.shown} in the report, but the database has no such number now"
     if now.shown != number.shown:
-        return f"{number.shown} in the report, {now.shown} by the database"
+        return f"{number.shown} in the report, {now.shown} in the database"
     if set(now.cell.trials) != set(number.cell.trials):
         return f"{number.shown} comes from other trials now"
     return ""

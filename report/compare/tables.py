@@ -115,8 +115,8 @@ def _caption(changes: Sequence[Change]) -> str:
     return (
         f"{sentence} ±: half of its simultaneous 95 % interval. p: paired t test over seeds, "
         f"two-sided. p (family): corrected for {counted(tests, 'test')} (Bonferroni), "
-        f"which decides: resolved means p (family) < {ALPHA}, or, which is the same, that the "
-        "interval leaves out 0."
+        f"which decides: resolved means p (family) < {ALPHA}, or, equivalently, that the "
+        "interval excludes 0."
     )
 
 
@@ -207,7 +207,7 @@ def _notes(
     sides = (side.metrics["metric"].isin([TRAINING, FORWARD]) for side in (made.a, made.b))
     a, b = (set(s.metrics[own]["machine"]) for s, own in zip((made.a, made.b), sides, strict=True))
     if a and b and a != b:
-        yield "Times are compared where both were taken on one machine."
+        yield "Times are compared only if both were taken on one machine."
 
 
 def _seeds(seeds: Sequence[int]) -> str:

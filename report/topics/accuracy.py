@@ -104,8 +104,8 @@ def table(study: StudyData) -> Contents:
         undertrained.sentence(study),
         tuning.sentence(study),
         "Training: FLOPs spent.",
-        "Load CV, dropped (choices of tokens that were lost to capacity), uncovered (tokens that "
-        "no expert processed): means over the MoE layers."
+        "Load CV, dropped (token choices lost to capacity), uncovered (tokens that no expert "
+        "processed): means over the MoE layers."
         if measured(study, "balance")
         else "",
         "H_s and H_u (of the gates), I(E;Y) (of the combine weights and the class, "
@@ -116,7 +116,7 @@ def table(study: StudyData) -> Contents:
         f"{setting.title} ({setting.sizes}) on {setting.machine}."
         if setting
         else "",
-        f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
+        f"Routers are named with their experts, except the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
         *(sentence for *_, sentence in others),
@@ -130,7 +130,7 @@ CAPTION = (
     "the model without MoE layers."
 )
 COLUMNS = 2
-ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
+ARROW = "Arrow: a null beyond the axis, with its mean ± half of its interval."
 
 
 @as_figure("accuracy", "Test accuracy by router", "accuracy")
@@ -200,7 +200,7 @@ def _draw_router(
 
 
 TRAINING_CAPTION = (
-    "Top-1 accuracy on the validation split against the FLOPs spent on training until then{right}. "
+    "Top-1 accuracy on the validation split against the training FLOPs spent so far{right}. "
     "Line: mean over the seeds ({counts}); band: from the "
     "lowest to the highest seed (none where n = 1)."
 )

@@ -64,7 +64,7 @@ def require_rivals(rankings: Iterable[Standing]) -> None:
     """
     most = max((len(standing.ranks) for standing in rankings), default=0)
     if most == 1:
-        raise Lacking("one router has none to be ranked against", fine=True)
+        raise Lacking("a single router has nothing to be ranked against", fine=True)
     if not most:
         raise Lacking("no trial was evaluated along the way (suite accuracy)")
 
@@ -154,11 +154,11 @@ def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
 
 
 CAPTION = (
-    "Left: top-1 accuracy on the validation split against seconds of training until then, mean "
-    "over the seeds ({counts}) where all have come, on one machine; dotted: where every run has "
-    "come, and the ranking by seconds is read. Right: that at the end of training against "
-    "parameters, mean over the seeds; dashed: the first front, of those that none surpasses with "
-    "no more parameters."
+    "Left: top-1 accuracy on the validation split against seconds of training so far on one "
+    "machine, mean over the seeds ({counts}) as far as all of them go; dotted: the end of the "
+    "shortest run, where the ranking by seconds is read. Right: accuracy at the end of training "
+    "against parameters, mean over the seeds; dashed: the first front, of the systems that no "
+    "other surpasses with as few parameters."
 )
 POINTS = 100
 """The number of points of a mean curve."""

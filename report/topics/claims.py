@@ -36,18 +36,18 @@ def table(study: StudyData) -> Contents:
     behind = {trial for each in tested for trial in each.evidence.trials}
     older = older_trials_sentence(study.trials[study.trials["trial"].isin(behind)])
     summary = (
-        f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
-        "claim's test has it, paired by seed, ± half of its 95 % Student t interval. It holds at "
-        "the scale of these runs, which is not that of the papers, and with their settings, tuned "
-        "or untuned."
+        f"These runs can test {len(tested)} of {counted(len(claims), 'claim')}. Difference: as "
+        "defined by the claim's test, paired by seed, ± half of its 95 % Student t interval. It "
+        "holds at the scale of these runs, which is not that of the papers, and with their "
+        "settings, tuned or untuned."
     )
     details = (
-        "The test of each claim stands in the table that says how each is tested. Difference: the "
+        "The test of each claim is in the table that says how each is tested. Difference: the "
         "mean over the conditions that have both sides, with its interval over the seeds that all "
         "of them have. p: two-sided paired t test (against the nearer end of a margin; "
-        "where two differences decide, the larger p); Holm's correction over the claims tested. "
-        "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
-        "otherwise, whatever was expected. Tuned: for each router of both sides.",
+        "if two differences decide, the larger p); Holm's correction over the claims tested. "
+        "Supported or contradicted: adjusted p < 0.05, depending on where the difference lies; "
+        "otherwise undecided, whatever was expected. Tuned: for each router on both sides.",
         sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
@@ -70,7 +70,7 @@ def tests(study: StudyData) -> Contents:
         *("note", "not tested, since"),
     )
     caption = (
-        "Each claim as its test reads it: a difference of two sides, each the mean over its "
+        "Each claim as its test reads it: a difference between two sides, each the mean over its "
         "systems, or the slope of a metric as a setting doubles."
     )
     return caption, columns, rows

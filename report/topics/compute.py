@@ -18,11 +18,11 @@ from results.statistics.ranks import ALIKE
 from results.text import counted
 
 MATCHED = {
-    "total_flops": "the FLOPs of a training; the number of steps follows",
+    "total_flops": "the FLOPs of a training, from which the number of steps follows",
     "step_flops": "the FLOPs of a training step, by the width of the experts",
     "params": "the parameters of the model, by the width of the experts",
     "wall_clock": "the seconds of a training",
-    "steps": "the number of steps alone",
+    "steps": "only the number of steps",
 }
 COLUMNS = (
     Column("budget_error", "off budget", "%", scale=100, digits=2),
@@ -54,15 +54,15 @@ def table(study: StudyData) -> Contents:
     summary = (
         what_is_matched(study),
         INTERVALS,
-        "Seconds are of training, with whatever else the machine did meanwhile.",
+        "Seconds are of training, and depend on what else the machine did meanwhile.",
     )
     details = (
-        "Off budget: what was spent of what is matched, over the budget, less 1. Training and "
-        "steps: forward and backward passes, as counted from what ran. Active: parameters that "
-        "act on a token, on average. Real capacity: slots that the experts run for each choice of "
-        "a token (for each token where tokens do not choose), used or not, mean over the MoE "
-        "layers, outside training; asked for: the capacity factor. Seconds leave evaluations out; "
-        "those of several machines are not pooled."
+        "Off budget: what was spent of what is matched, divided by the budget, minus 1. Training "
+        "and steps: forward and backward passes, as counted from what ran. Active: parameters that "
+        "act on a token, on average. Real capacity: slots that the experts run per choice of a "
+        "token (per token if tokens do not choose), used or not, mean over the MoE layers, "
+        "outside training; asked for: the capacity factor. Seconds exclude evaluations; those of "
+        "several machines are not pooled."
     )
     caption = captioned(" ".join(filter(None, summary)), details)
     return caption, (*LEAD, *COLUMNS, *MORE), rows
@@ -120,16 +120,16 @@ def rankings_table(study: StudyData) -> Contents:
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
     cuts = "; ".join(_where(study, *each) for each in by_condition.items())
     summary = (
-        "The same runs, cut where every run of the condition has come: accuracy on the validation "
-        f"split at equal FLOPs and at equal seconds, and at the end. {INTERVALS}"
+        "The same runs, cut where the shortest run of the condition ends: accuracy on the "
+        f"validation split at equal FLOPs and at equal seconds, and at the end. {INTERVALS}"
     )
     details = (
         "By FLOPs and by seconds, accuracy is read off each seed's curve, linearly between two "
-        f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
-        "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
-        "beside it. By parameters no run can be cut: a front holds those of which none is more "
-        "accurate at the end with no more parameters, or as accurate with fewer (by more than "
-        f"{100 * ALIKE:g} %).",
+        f"evaluations ({cuts}). A run that was cut was not trained for that budget: its learning "
+        "rate had not fully decayed. Seconds are of training alone, and depend on what else ran "
+        "at the time. No run can be cut by parameters: a front holds the systems to which no other "
+        "is superior, being more accurate at the end with no more parameters, or as accurate with "
+        f"fewer (by more than {100 * ALIKE:g} %).",
         _sentence(by_condition),
     )
     return captioned(summary, *details), (*LEAD, *RANKINGS), rows

@@ -116,24 +116,24 @@ def table(study: StudyData) -> Contents:
         rows = [_row(each.router.entry, 0, (), [words("")] * 4, each) for each in alike]
     n = max((len(control.seeds) for control in compared), default=0)
     summary = (
-        "Each router was trained a second time, as its twin, from other first weights and noise of "
-        "its MoE layers, so that nothing but chance makes the difference. Difference: twin less "
-        f"router, ± half of its {100 * study.confidence:g} % Student t interval."
+        "Each router was trained a second time, as its twin, with other initial weights and noise "
+        "in its MoE layers, so that the two differ only by chance. Difference: twin minus router, "
+        f"± half of its {100 * study.confidence:g} % Student t interval."
     )
     details = (
-        "A twin has the same data order and the same first weights of all but the MoE layers, "
-        "whose weights and noise come from a stream of their own. p: two-sided paired t test, "
-        "uncorrected for the number of rows.",
+        "A twin has the same data order and the same initial weights except in the MoE layers, "
+        "whose weights and noise come from a random stream of their own. p: two-sided paired t "
+        "test, uncorrected for the number of rows.",
         sentence_on_analyses(study),
         f"False alarm: p < {ALPHA}; in the last row the share of rows, with Clopper and Pearson's "
-        "exact 95 % interval, which takes them for independent; they are not quite, since routers "
-        "of one seed share its data order and the first weights of their experts. Noise floor: "
-        "what the means of two routers differ by at most, in 95 % of all cases, by chance alone, "
-        f"for as many seeds; in the last row from all pairs, for {n}."
+        "exact 95 % interval, which assumes that they are independent; they are not quite, since "
+        "routers of one seed share its data order and the initial weights of their experts. Noise "
+        "floor: the most by which the means of two routers differ by chance alone in 95 % of all "
+        f"cases, for as many seeds; in the last row from all pairs, for {n}."
         if compared
         else "",
         f"Times: of {setting.title} ({setting.sizes}) on {setting.machine}, each of the two in a "
-        "process of its own (but where a run has --jobs 0)."
+        "process of its own (except in a run with --jobs 0)."
         if setting
         else "",
     )

@@ -37,8 +37,8 @@ CAPTION = captioned(
     "Each row is one layer or model with untrained weights on one machine (n = 1). Median and 90th "
     "percentile over the repeats; fwd: forward; train: forward and backward. Overhead: median time "
     "over that of the dense counterpart, with its 95 % bootstrap interval over the repeats.",
-    "The counterpart is timed in turn with it in one process: of a layer, a dense MLP that runs "
-    "the same expert FLOPs; of a model, the same model without MoE layers. Machines are never "
+    "The counterpart is timed alternately with it in one process: for a layer, a dense MLP with "
+    "the same expert FLOPs; for a model, the same model without MoE layers. Machines are never "
     "pooled. Others: cores that other processes kept busy meanwhile.",
 )
 NUMBERS = (
@@ -113,8 +113,8 @@ OVERHEAD_CAPTION = captioned(
     "Median time over that of the dense counterpart; 1 is no overhead. Upper bar of each pair: "
     "forward; lower, pale one: forward and backward; error bar: 95 % bootstrap interval over the "
     "repeats. One layer or model each (n = 1), on {machine}.",
-    "The counterpart is timed in turn with it: of a layer, a dense MLP that runs the same expert "
-    "FLOPs; of a model, the one without MoE layers.",
+    "The counterpart is timed alternately with it: for a layer, a dense MLP with the same expert "
+    "FLOPs; for a model, the one without MoE layers.",
 )
 
 
@@ -199,8 +199,8 @@ def _annotate(axes: Axes, text: str, end: tuple[float, float], by: Any, **align:
 SCALING, SCALING_TITLE = "scaling_experts", "Cost by number of experts"
 SCALING_CAPTION = (
     "Median time of a forward pass, and of a forward and backward pass, of a layer; and the bytes "
-    "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
-    "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
+    "of its weights and of what a training pass keeps for its backward pass, input included. "
+    "Inputs of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
 )
 PANELS = (
     ("forward", ("forward_ms",), "s"),

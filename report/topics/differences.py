@@ -59,9 +59,9 @@ def to_best(study: StudyData) -> Contents:
     if not compared:
         raise Lacking("there is no second router to compare")
     note = (
-        "The reference was chosen after seeing the results, which flatters it: tests and intervals "
+        "The reference was chosen after seeing the results, which favours it. Tests and intervals "
         "hold nevertheless, since they do so for all pairs of routers at once, but the differences "
-        "still lean towards it."
+        "are biased towards it."
     )
     return _contents(study, compared, note)
 
@@ -84,20 +84,20 @@ def sentence_on_noise(compared: Sequence[Comparison]) -> str:
         return ""
     shares = [c.share for c in compared if c.share is not None]
     if not shares:
-        return "Of two systems alone this is the paired t test."
+        return "With only two systems this is the paired t test."
     noisy = dict.fromkeys(entry for c in compared for entry in c.noisy)
     low, high = (f"{100 * end:.0f}" for end in (min(shares), max(shares)))
     between = low if low == high else f"{low} to {high}"
     sentence = (
-        "Scatter: from all systems of the condition, seeds being blocks; the share of a system's "
-        f"own estimate is {between} %, the larger the more they differ."
+        "Scatter: from all systems of the condition, with seeds as blocks; the share of a system's "
+        f"own estimate is {between} %, and larger if the systems differ more."
     )
     if not noisy:
         return sentence
     names = ", ".join(each.full_label for each in noisy)
     return (
-        f"{sentence} More than chance allows (F test) scatters {names}: there the method falls "
-        "back on the system's own estimate alone."
+        f"{sentence} The scatter of {names} is larger than chance allows (F test): there the "
+        "method falls back on the system's own estimate alone."
     )
 
 
@@ -107,8 +107,8 @@ def sentence_on_few_routers(study: StudyData, compared: Sequence[Comparison]) ->
     if all(each is None or each.nulls or each.routers < 3 for each in with_nulls):
         return ""
     return (
-        "Of fewer than three routers the method falls back on the yardstick of all pairs, nulls "
-        "among them."
+        "With fewer than three routers the method falls back on the largest |t| of all pairs, "
+        "nulls included."
     )
 
 
@@ -118,15 +118,15 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     each = " of each condition" if len(study.conditions) > 1 else ""
     points = counted(100 * (study.smallest_of_interest or 0), "point")
     summary = (
-        "Router less reference in percentage points of top-1, mean over the seeds that both have, "
-        f"± half of its simultaneous 95 % interval. Resolved: p (family) < {ALPHA}, or, which is "
-        f"the same, the interval leaves out 0. {sentence_on_n(compared)}"
+        "Router minus reference in percentage points of top-1, mean over the seeds that both have, "
+        f"± half of its simultaneous 95 % interval. Resolved: p (family) < {ALPHA}, or, "
+        f"equivalently, the interval excludes 0. {sentence_on_n(compared)}"
     )
     details = (
-        "Simultaneous: all intervals of the family hold at once. The family was declared "
-        "beforehand: every router against each null and all pairs of routers, "
+        "Simultaneous: all intervals of the family hold at once. The family was declared before "
+        "training: every router against each null and all pairs of routers, "
         f"{tests}{each}. p: two-sided, of this difference alone. p (family): the probability of "
-        "so large a |t| anywhere in a family of equals.",
+        "a |t| this large anywhere in the family if all its systems were equal.",
         sentence_on_noise(compared),
         sentence_on_few_routers(study, compared),
         ""
@@ -189,7 +189,7 @@ def null_caption(study: StudyData) -> str:
     names = ", ".join(null.label for null in nulls(study))
     return names and (
         f"Over {names}: mean paired difference in top-1 over the seeds that both have, ± half of "
-        "its simultaneous 95 % interval; one that leaves out 0 is resolved (tests: paired "
+        "its simultaneous 95 % interval; it is resolved if that excludes 0 (tests: paired "
         "differences to the nulls)."
     )
 
@@ -237,10 +237,10 @@ def seeds_table(study: StudyData) -> Contents:
     )
     caption = (
         "Routers by mean top-1, each with the next below it. The number of seeds at which a gap of "
-        "this size is found with a probability of 80 %, were the observed mean and standard "
-        f"deviation the true ones: by a paired t test of these two alone at {ALPHA}, and by the "
-        f"test of the family{analyses}, which decides, with the deviation that it estimates. Of "
-        "few pairs the deviation is itself uncertain, and so is the number."
+        "this size is found with a probability of 80 %, if the observed mean and standard "
+        f"deviation are the true ones: by a paired t test of these two alone at {ALPHA}, and by "
+        f"the test of the family{analyses}, which decides, with the deviation that it estimates. "
+        "With few pairs the deviation is itself uncertain, and so is the number."
     )
     return caption, SEED_COLUMNS, rows
 

@@ -24,12 +24,12 @@ OFFSETS = {"before": -0.14, "after": 0.14}
 """The offset of each edit from the middle of its row."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
 CAPTION = captioned(
-    "On the test split, before the experts' combine weights were changed and after it. "
+    "On the test split, before and after the experts' combine weights were changed. "
     f"Which experts, and by how much, was chosen on the validation split. {INTERVALS}",
     "Subgroups: the images of a class with a value of the protected attribute. Worst: max-min "
     "fairness; std: population standard deviation of the subgroups' accuracies; opportunity gap: "
-    "largest difference of true positive rates between two values of the attribute (of class 1 "
-    "where there are two classes); experts edited: of all layers.",
+    "largest difference in true positive rates between two values of the attribute (of class 1 "
+    "if there are two classes); experts edited: in all layers.",
 )
 
 
@@ -54,9 +54,9 @@ def table(study: StudyData) -> Contents:
 
 FIGURE_CAPTION = (
     "Accuracy on the test split of each subgroup, of class and protected attribute: before "
-    "(hollow) and after (filled) the experts' combine weights were changed, as was chosen on the "
+    "(hollow) and after (filled) the experts' combine weights were changed, as chosen on the "
     "validation split. Large markers: means over the n seeds, joined by a line; small dots: the "
-    "seeds. A model without MoE layers has a before alone."
+    "seeds. A model without MoE layers has no filled markers."
 )
 
 

@@ -121,9 +121,9 @@ def table(study: StudyData) -> Contents:
         "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
         f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
         "layer: the largest mean change of any MoE layer.",
-        f"A gate has hardly moved where that is below {100 * HARDLY:g} %, and hardly learned where "
-        "it went no further than that of frozen, whose gate is never trained: H_s changes with "
-        "the tokens too. What is compared then is initialisations, not routers. The gates of null "
+        f"A gate has hardly moved if that is below {100 * HARDLY:g} %, and hardly learned if it "
+        "went no further than that of frozen, whose gate is never trained: H_s also changes with "
+        "the tokens. Such comparisons are of initialisations, not of routers. The gates of null "
         "models are not meant to learn.",
     )
     return caption, COLUMNS, rows

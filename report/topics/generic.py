@@ -104,7 +104,7 @@ def _network(numbers: Numbers, study: StudyData) -> Contents:
     left_out = len(numbers.places) - len(places)
     caption = captioned(
         f"{card.summary} {_what(numbers)}".strip(),
-        f"{left_out} more numbers stand in the table of all." if left_out else "",
+        f"{left_out} more numbers are in the table of all." if left_out else "",
         _meanings(card, [place.metric for place in places]),
         _analyses(numbers),
     )
@@ -148,7 +148,7 @@ def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]
 def _what(numbers: Numbers) -> str:
     """Return what was measured, when, and what the intervals are."""
     if numbers.measures_layers:
-        return "Bare layers, which no training made; numbers of several machines are not pooled."
+        return "Bare layers, which were not trained; numbers of several machines are not pooled."
     when = "At the end of training, of the network or the mean over its MoE layers."
     return f"{when} {INTERVALS}"
 
@@ -165,8 +165,8 @@ def _meanings(card: Card, metrics: Iterable[str]) -> str:
 
 
 CAPTION = (
-    "What suite {suite} measured at snapshots of the trainings, against the training steps until "
-    "then. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed (none "
+    "What suite {suite} measured at snapshots of the trainings, against the training steps so "
+    "far. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed (none "
     "where n = 1)."
 )
 

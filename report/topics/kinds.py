@@ -38,8 +38,8 @@ def table(study: StudyData) -> Contents:
     caption = (
         "Share of each kind of expert in the experts that processed a token, over the test split, "
         "mean over the MoE layers: MLPs, and experts that cost next to nothing. FLOPs of an image "
-        f"forward, as counted from what ran; saved: against {PLAIN} of the study, whose experts "
-        f"are all MLPs, with the same seeds. {INTERVALS}"
+        f"forward, as counted from what ran; saved: relative to {PLAIN} of the study, whose "
+        f"experts are all MLPs, with the same seeds. {INTERVALS}"
     )
     return caption, (*LEAD, *columns), rows
 

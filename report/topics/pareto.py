@@ -18,8 +18,8 @@ from results.conditions import Condition
 from results.text import counted
 
 CAPTION = (
-    "Top-1 on the test split, mean over the seeds ({counts}), against what the model costs on one "
-    "image or has. Line: the Pareto front, of the systems that no cheaper one reaches."
+    "Top-1 on the test split, mean over the seeds ({counts}), against the model's cost of one "
+    "image, or its size. Line: the Pareto front, of the systems that no cheaper one reaches."
 )
 TIME, MILLISECONDS = "forward_ms", "forward, ms an image"
 Places = Mapping[Entry, tuple[float, float]]

@@ -38,8 +38,8 @@ COSTS = (
     Column("pruned_time_ratio", "time over whole", "×", "lower"),
 )
 CAPTION = (
-    "Test top-1 with so many experts left in each MoE layer, by the rule that kept or merged them, "
-    "on validation images; nothing was trained after it. In a router's first row all are left. "
+    "Test top-1 with this many experts left in each MoE layer, by the rule that kept or merged "
+    "them on validation images; nothing was trained afterwards. A router's first row has all. "
     f"{INTERVALS}"
 )
 MEANINGS = (
@@ -70,8 +70,8 @@ def table(study: StudyData) -> Contents:
 
 FIGURE_CAPTION = (
     "Test top-1 against the experts left in each MoE layer, by the rule that kept or merged them; "
-    "nothing was trained after it. Line: mean over the seeds ({counts}); band: from the lowest to "
-    "the highest seed (none where n = 1)."
+    "nothing was trained afterwards. Line: mean over the seeds ({counts}); band: from the lowest "
+    "to the highest seed (none where n = 1)."
 )
 
 

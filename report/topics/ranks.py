@@ -85,7 +85,7 @@ def table(study: StudyData) -> Contents:
         average = Cell(mean, n=ranks.blocks, trials=trials)
         rows.append(Row((words(system.label), average, others), ranks.blocks, entries[0]))
     out = [system.label for system in study.systems if system not in ranks.ranks.index]
-    left = f"Not ranked, for want of runs of their own under each: {', '.join(out)}."
+    left = f"Not ranked, since they lack runs of their own under each: {', '.join(out)}."
     caption = captioned(
         f"Ranks by mean top-1 within each of {ranks.blocks} conditions, 1 is best, ties share "
         f"theirs. {verdict(ranks)}",
@@ -185,7 +185,7 @@ def places(study: StudyData) -> list[Place]:
     if len(systems) < 2:
         raise Lacking("no two routers have results of their own under each condition", fine=True)
     if len(seeds) < 2 and len(study.conditions) < 2:
-        raise Lacking("of one seed and condition there is nothing to draw from", fine=True)
+        raise Lacking("with one seed and condition there is nothing to draw from", fine=True)
     values = np.array([[each.reindex(seeds) for each in own] for own in runs.values()], dtype=float)
     spreads = bootstrap_ranks(values.swapaxes(0, 1))
     made = []
@@ -203,10 +203,10 @@ def caption_of_places(study: StudyData) -> str:
     over = "seeds" if conditions == 1 else f"seeds and of {conditions} conditions"
     average = "" if conditions == 1 else " (of its average rank over the conditions)"
     return (
-        f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each one fewer than "
-        "there are, drawn with replacement, a seed for all routers at once. It says how much the "
-        "order depends on chance; whether two routers differ is for the paired differences to say. "
-        "Of few seeds there are few different samples."
+        f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each of one fewer than "
+        "there are, drawn with replacement, a seed for all routers at once. It shows how much the "
+        "order depends on chance; the paired differences say whether two routers differ. With few "
+        "seeds there are few different samples."
     )
 
 
@@ -225,8 +225,8 @@ def bootstrap_table(study: StudyData) -> Contents:
         Column("best", "best", "%", scale=100, digits=0),
     )
     caption = captioned(
-        "Mean rank in bootstrap samples, and the interval of 95 % of the ranks. Best: the share of "
-        "samples that a router leads.",
+        "Mean rank in bootstrap samples, and the interval with 95 % of the ranks. Best: the share "
+        "of samples in which a router leads.",
         caption_of_places(study),
     )
     return caption, columns, rows
@@ -256,8 +256,8 @@ def draw_intervals(study: StudyData) -> Sketch:
     axes.set_xlabel("rank by mean top-1")
     runs = number_of_runs({place.system: place.seeds for place in shown})
     caption = captioned(
-        f"Ranks in bootstrap samples ({runs}). Marker: mean rank; line: the interval of 95 % of "
-        "the ranks; on the right: the share of samples that the router leads.",
+        f"Ranks in bootstrap samples ({runs}). Marker: mean rank; line: the interval with 95 % of "
+        "the ranks; on the right: the share of samples in which the router leads.",
         caption_of_places(study),
     )
     return caption, figure, [entry for place in shown for entry in place.entries]

@@ -133,12 +133,12 @@ COLUMNS = (
     *text_columns(verdict="power law"),
 )
 CAPTION = captioned(
-    "Trials that differ along one axis alone. Exponent b of y = a · x^b, ± half of its 95 % "
+    "Trials that differ only along one axis. Exponent b of y = a · x^b, ± half of its 95 % "
     "Student t interval. A law holds for the range measured, and for no other.",
     "Fitted by least squares on log y with an offset for each seed. Lack of fit: p-value of "
-    "the F test of the line against a free mean for each x; below 0.05 no power law fits, nor "
-    f"where R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
-    "three are needed. Time of a step: with whatever else the machine did.",
+    "the F test of the line against a free mean for each x; no power law fits if it is below 0.05, "
+    f"or if R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
+    "three are needed. Time of a step: depends on what else the machine did.",
 )
 
 
@@ -172,7 +172,7 @@ def _row(study: StudyData, line: Line, response: str) -> Row:
 
 
 FIGURE_CAPTION = (
-    "Test error and loss against experts, slots and training FLOPs, each with the other two alike; "
+    "Test error and loss against experts, slots and training FLOPs, each with the other two fixed; "
     "both axes logarithmic. Marker: mean over the seeds; band: from the lowest to the highest one. "
     "Solid: the fitted power law; dashed: no power law fits, and the means are joined."
 )

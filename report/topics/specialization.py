@@ -46,12 +46,12 @@ def table(study: StudyData) -> Contents:
         rows.append(metric_row(study, entry, cells, under=under[entry]))
     caption = captioned(
         "Over the test split at the end of training, mean over the MoE layers; experts are "
-        f"switched off one by one, and nothing is routed again. {INTERVALS}",
+        f"switched off one by one, and nothing is rerouted. {INTERVALS}",
         "Polysemanticity: distance between d / length of d and the one-hot vector of its largest "
         "entry, where d is the accuracy that each class loses without the expert (0: the expert "
         "serves one class); mean over the experts with an effect. Largest drop: of the class that "
         "loses most, mean over the same. Accuracy drop: mean over the experts switched off; left "
-        "out: those that were not. Passes: images run again, of one pass for each expert.",
+        "out: those that were not. Passes: images run again, as a share of a pass per expert.",
     )
     return caption, (*LEAD, *COLUMNS), rows
 
@@ -154,10 +154,10 @@ def _shown(label: int, name: str) -> str:
 
 
 CHANGE_CAPTION = (
-    "Accuracy of each class with all experts less that with one expert of the last MoE layer "
+    "Accuracy of each class with all experts minus that with one expert of the last MoE layer "
     "switched off, in points, on the test split: above 0, the class needs the expert. One run each "
     "(n = 1: {seeds}), since an expert's number means nothing across seeds. Experts are ordered by "
-    "the class that loses most, those that none needs last; those not switched off are left out."
+    "the class that loses most, unneeded ones last; those not switched off are left out."
 )
 
 
@@ -200,7 +200,7 @@ def draw_served(study: StudyData, condition: Condition) -> Sketch:
     norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
     names = class_names(study, records)
     figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class", sizes)
-    by_size = "Experts that differ in size are in that order, under their parameters."
+    by_size = "Experts of different sizes are ordered by size and labelled by their parameters."
     summary = SERVED_CAPTION.format(seeds=seeds_of(records))
     caption = captioned(summary, by_size if sizes else "", sentence_on_names(names))
     return caption, figure, records
@@ -220,8 +220,8 @@ def shares(table: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
 IMAGES, IMAGES_TITLE = "expert_images", "Images that weigh each expert most"
 IMAGES_CAPTION = (
     "Each row: the images of the test split whose tokens give an expert of the last MoE layer the "
-    "most combine weight in all, from the left. The {rows} most used experts, the most used on "
-    "top, by their number. One run each (n = 1: {seeds})."
+    "most combine weight in total, from the left. The {rows} most used experts, the most used at "
+    "the top, by their number. One run each (n = 1: {seeds})."
 )
 ROUTERS, COLUMNS_OF_IMAGES, ROWS = 8, 4, 8
 """The most panels in a figure, panels in a row, and experts in a panel."""

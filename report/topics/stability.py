@@ -29,9 +29,9 @@ CAPTION = captioned(
     "Tokens sampled from the test split, at the end of training; mean over the MoE layers and over "
     "all pairs of seeds. Adjusted agreement is 0 by chance and 1 where two routings are equal. "
     "Pairs share runs, so no interval is given.",
-    "Matched: overlap of a token's combine shares, Σ min(p, q), once the "
-    "experts of the two seeds are matched one to one so that it is largest (linear assignment). By "
-    f"chance: the same after the tokens of one were permuted, mean of {PERMUTATIONS}. Adjusted: "
+    "Matched: overlap of a token's combine shares, Σ min(p, q), once the experts of the two seeds "
+    "are matched one to one to make it as large as possible (linear assignment). By "
+    f"chance: the same after permuting the tokens of one, mean of {PERMUTATIONS}. Adjusted: "
     "(matched − chance) / (1 − chance); lowest and highest: of any pair. First choices: their "
     "adjusted Rand index, which needs no matching.",
 )

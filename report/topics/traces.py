@@ -44,7 +44,7 @@ CAPTION = (
 )
 DETAILS = (
     "Opacity goes from the smallest to the largest share of a patch's combine weight that is "
-    "shown. Tokens that are no patches are left out."
+    "shown. Tokens that are not patches are left out."
 )
 
 

@@ -30,7 +30,7 @@ def sentence(shown: tuple[Column, ...]) -> str:
     if not shown:
         return ""
     return (
-        f"{shown[0].label}: top-1 on the test splits of other data sets, from so many images of "
+        f"{shown[0].label}: top-1 on the test splits of other data sets, from that many images of "
         "each class, by ridge regression on the frozen features (suite fewshot)."
     )
 
@@ -55,7 +55,7 @@ def draw(study: StudyData) -> Sketch:
     if not entries:
         raise Lacking(why_without(study, "accuracy", "a test accuracy"))
     if len(entries) == 1:
-        raise Lacking("one router has none to be compared with", fine=True)
+        raise Lacking("a single router has nothing to be compared with", fine=True)
     far = far_nulls(study, {entry: [place[1]] for entry, place in places["top1"].items()})
     systems = dict.fromkeys(entry.system for entry in entries if entry not in far)
     figure, drawn = panels(len(shown), 2, PAGE, 2.1 + 0.05 * len(systems))

@@ -145,7 +145,7 @@ def trials(study: StudyData) -> Contents:
         )
         rows.append(Row(cells, 1, row.entry))
     older = older_trials_sentence(study.trials)
-    caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
+    caption = "One row per trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     heads = text_columns("router", "condition", "seed", "status")
     tails = text_columns("note", "machine", "code", "trial", "log")
     return caption, (*heads, *NUMBERS, *tails), rows
@@ -166,7 +166,7 @@ def layers(study: StudyData) -> Contents:
     if not rows:
         raise Lacking("no bare layer was asked for", fine=True)
     heads = text_columns("router", "condition", "suite", "status", "machine", "code")
-    caption = "Layers that no training made: one row a measurement, n = 1 each."
+    caption = "Untrained layers: one row per measurement, n = 1 each."
     return caption, (*heads, SECONDS, *text_columns("layer")), rows
 
 

@@ -48,7 +48,7 @@ def unequal(study: StudyData) -> str:
         f"{n} for {listed(own, table.name) if n else ', '.join(own)}"
         for n, own in sorted(systems.items(), reverse=True)
     )
-    return f"Tuning was not equal: {counts} (trainings). What had more has an advantage."
+    return f"Tuning was not equal: {counts} (trainings). Routers with more have an advantage."
 
 
 def sentence(study: StudyData) -> str:
@@ -85,13 +85,13 @@ COLUMNS = (
 CAPTION = (
     "The best settings of each router, by the accuracy on the validation split at the end of "
     "training; the test split was not read. Mean over the seeds of a setting ± half of its 95 % "
-    "Student t interval; as the best of many it is higher than what the settings are worth."
+    "Student t interval; being the best of many, it overestimates the settings."
 )
 RULES = (
     "Every setting was trained on one seed, the best of them on more; among those on the most "
-    "seeds the best mean won. Pruned: stopped early, since not promising; failed: left no model, "
-    "both on the first seed. Cost: FLOPs of the trainings that came to their end; time: of all, "
-    "one after the other."
+    "seeds the best mean won. Pruned: stopped early as unpromising; failed: left no model; both "
+    "on the first seed. Cost: FLOPs of the trainings that finished; time: of all trainings, "
+    "summed."
 )
 
 
@@ -117,7 +117,7 @@ def table(study: StudyData) -> Contents:
         rows.append(Row(cells, None, _entry_of(study, system)))
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
-    where = f"Tuned at {at} alone, and used under every condition." if at else ""
+    where = f"Tuned only at {at}, and used under every condition." if at else ""
     summary = " ".join(filter(None, (CAPTION, unequal(study))))
     return captioned(summary, RULES, _whole_cost(by_system), where), COLUMNS, rows
 
@@ -186,9 +186,9 @@ def _whole_cost(by_system: Mapping[System, SearchResult]) -> str:
 
 CURVE_CAPTION = captioned(
     "Best top-1 accuracy on the validation split, on the first seed, against the number of "
-    "settings. Left: as they were drawn; right: expected of as many settings, drawn without "
-    "replacement from those that were tried (as arXiv 1909.03004). A curve that still rises at its "
-    "end says that more settings would find better ones, or luckier ones: one seed decides here.",
+    "settings. Left: as they were drawn; right: expected for as many settings, drawn without "
+    "replacement from those tried (as in arXiv 1909.03004). A curve that still rises at its end "
+    "says that more settings would find better ones, or luckier ones: one seed decides here.",
     "A pruned setting counts with its accuracy when it was stopped, a failed one with none.",
 )
 

@@ -14,9 +14,9 @@ from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
 
 CAPTION = (
-    "Mean paired difference in test top-1, in points ({runs}): the system of the row less that of "
+    "Mean paired difference in test top-1, in points ({runs}): the system of the row minus that of "
     "the column, both numbered in the order of their means. Framed: resolved. Pairs that were not "
-    "declared for comparison, as two baselines, are empty."
+    "declared for comparison, such as two baselines, are empty."
 )
 POINTS = Column("points", "points", digits=1)
 MOST = 12
