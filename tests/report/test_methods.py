@@ -34,7 +34,7 @@ def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
         ),
         ("Routers", "Routers compared: soft_moe (arXiv 2401.15969)."),
         ("Routers", "Baselines without a learned router are dense and random."),
-        ("Training", "Fixed settings: learning rate 0.004, weight decay 0.05, batches of 64, label"),
+        ("Training", "Fixed settings: learning rate 0.004, weight decay 0.05, batches of 64"),
         ("Training", "gradients clipped at norm 1.0, precision float32 and auxiliary losses"),
         ("Training", "importance (weight 0.01)."),
         ("Budget and tuning", "The budget is what the dense model takes in 3 epochs."),
