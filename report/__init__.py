@@ -15,7 +15,7 @@ STATE_FILE = "state.txt"
 
 
 def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
-    """Hash a study's request, those of its rows that count, and the code that shows them.
+    """Hash a study's request, the rows of it that count, and the code that shows them.
 
     Args:
         request: how the settings were tuned is recorded only here.

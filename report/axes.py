@@ -26,7 +26,7 @@ SHORT = 6.0
 
 
 def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict[Entry, bool]:
-    """Find the nulls that lie far off: True for those above the rest, False for those below.
+    """Return the nulls that lie far off, with True for those above the rest, False for those below.
 
     Far off: all its values lie beyond those of the routers and dense by half of their range.
 

@@ -97,7 +97,7 @@ def _model(study: StudyData, name: str) -> str:
 
 
 def findings(study: StudyData) -> list[Finding]:
-    """Return what leads under each condition; a condition without a finished trial has none."""
+    """Return the finding for each condition that has a finished trial."""
     to_best, to_nulls = against_best(study), against_nulls(study)
     winners = ((condition, best(study, condition)) for condition in study.conditions)
     return [

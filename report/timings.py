@@ -101,7 +101,7 @@ def machine_names(study: StudyData) -> dict[Hashable, str]:
 
 
 def representative(timed: list[Timing]) -> Setting | None:
-    """Return the setting for a table with room for one: the layer's timed for the most routers."""
+    """Return the layer setting timed for the most routers, for a table with room for just one."""
     layers = [timing.setting for timing in timed if timing.setting.scope == "layer"]
     return max(layers, key=lambda setting: (layers.count(setting), setting.shape), default=None)
 

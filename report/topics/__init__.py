@@ -124,7 +124,7 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     if lacking:
         warnings.warn(
             f"no installed font has {' '.join(sorted(lacking))}: the figures show numbers of "
-            "classes, or codes of characters, instead; a Noto font of that script would help",
+            "classes, or codes of characters, instead; a Noto font for that script would help",
             stacklevel=2,
         )
 

@@ -39,8 +39,8 @@ COSTS = (
 )
 CAPTION = (
     "Test top-1 with this many experts left in each MoE layer, by the rule that kept or merged "
-    "them on validation images; nothing was trained afterwards. A router's first row has all. "
-    f"{INTERVALS}"
+    "them on validation images; nothing was trained afterwards. Each router's first row has all "
+    f"experts. {INTERVALS}"
 )
 MEANINGS = (
     "FLOPs: of one image, forward; parameters: of the whole network; time: of one test batch, "

@@ -158,7 +158,7 @@ def best_table(study: StudyData) -> Contents:
 
 
 def best_seed(study: StudyData, entry: Entry) -> int | None:
-    """Return the seed with the highest last validation accuracy, the first of equals, or None."""
+    """Return the seed with the highest last validation accuracy (the first of equals), or None."""
     rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
     last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
     return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])
