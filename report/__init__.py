@@ -15,10 +15,10 @@ STATE_FILE = "state.txt"
 
 
 def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
-    """Hash what a study was asked for, which of its rows count, and the code that shows them.
+    """Hash a study's request, the rows of it that count, and the code that shows them.
 
     Args:
-        request: how its settings were tuned stands there alone.
+        request: how the settings were tuned is recorded only here.
         trials: see `trials_frame`.
         measurements: see `measurements_frame`.
     """
@@ -36,7 +36,7 @@ def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.
 
 
 def is_written(folder: Path, state: str) -> bool:
-    """Tell whether a folder holds the report of this very state."""
+    """Tell whether a folder holds the report of exactly this state."""
     file = folder / STATE_FILE
     return (
         (folder / "index.html").exists()

@@ -1,7 +1,7 @@
-"""The axes of figures: what they hold, what they leave out, and what is drawn along them alike.
+"""The axes of figures: their limits, outliers left off them, and drawing shared by several figures.
 
-Nulls that lie far off are named at the edge. A dense model with every expert's parameters, say,
-gets so few steps from the budget that on an axis that holds it all routers are one point.
+Outlying nulls are named at the edge. For example, a dense model with every expert's parameters
+gets so few steps from the budget that an axis reaching it would draw all routers as one point.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,18 +20,18 @@ from report.style import FAINT, PAPER, RouterStyle, folded
 from results.statistics.means import Interval
 
 LEAST = 5.0
-"""Points beyond which a null is far, at least."""
+"""The least distance, in percentage points, at which a null counts as far off."""
 SHORT = 6.0
-"""The end of a logarithmic axis over its beginning up to which its ticks are evenly spaced."""
+"""The ratio of a logarithmic axis's ends below which its ticks are evenly spaced."""
 
 
 def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict[Entry, bool]:
-    """Find the nulls that lie far off, and whether each is above the rest, else below.
+    """Return the nulls that lie far off, with True for those above the rest, False for those below.
 
-    Far: each of its values is beyond those of the routers and of dense, by half of their range.
+    Far off: all its values lie beyond those of the routers and dense by half of their range.
 
     Args:
-        values: of each entry, whatever an axis shows of it, in %.
+        values: the values that an axis shows of each entry, in %.
     """
     nulls = {e for e in values if study.is_baseline(e.system) and e.system.router != DENSE}
     others = [value for entry, each in values.items() if entry not in nulls for value in each]
@@ -45,7 +45,7 @@ def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict
 
 
 def name_far(axes: Axes, far: Mapping[Entry, bool], means: Mapping[Entry, float]) -> None:
-    """Name the nulls that a y axis leaves out, with their means in %, in its lower right."""
+    """List the nulls that a y axis leaves out, with their means in %, in the lower right corner."""
     if not far:
         return
     names = [
@@ -71,11 +71,11 @@ CUT = "Triangle: the interval goes on beyond the axis."
 def limits(
     values: Sequence[float], intervals: Iterable[Interval], bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """Return the ends of an axis of percent that holds all values, and intervals for the most part.
+    """Return the ends of an axis in percent that holds all values and most of the intervals.
 
     Args:
-        values: of the seeds.
-        bounds: of what is possible.
+        values: one per seed.
+        bounds: the smallest and the largest possible value.
     """
     lowest, highest = min(values), max(values)
     room = max((highest - lowest) / 2, LEAST)
@@ -87,7 +87,7 @@ def limits(
 
 
 def halves(interval: Interval, ends: tuple[float, float]) -> list[list[float]] | None:
-    """Find how far the interval goes below and above its mean within an axis; None without one."""
+    """Return how far an interval extends below and above its mean within an axis, or None."""
     if interval.low is None or interval.high is None:
         return None
     low, high = max(interval.low, ends[0]), min(interval.high, ends[1])
@@ -106,8 +106,8 @@ def mark_cut(
     """Draw a triangle at each end of an axis that an interval goes beyond.
 
     Args:
-        across: where the mean lies on the other axis.
-        upright: along the y axis, not the x axis.
+        across: the position on the other axis.
+        upright: whether the interval lies along the y axis instead of the x axis.
     """
     for end in beyond(interval, ends):
         place = (across, end) if upright else (end, across)
@@ -127,8 +127,8 @@ def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) 
     """Draw a router's mean along a column, with a band from its lowest to its highest seed.
 
     Args:
-        points: in their order, with the columns `along`, `mean`, `low`, `high`, and `n`, the number
-            of seeds; of a single seed there is no band.
+        points: in order, with the columns `along`, `mean`, `low`, `high` and `n`, the number of
+            seeds; a single seed has no band.
     """
     if points["n"].max() > 1:
         band = (points["low"], points["high"])
@@ -138,11 +138,11 @@ def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) 
 
 
 def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
-    """Summarise the `value` of each place along training over seeds, as `draw_line` draws it.
+    """Summarise `value` over seeds at each point along training, for `draw_line`.
 
     Args:
-        rows: one of each `seed` at each place, in order; `along` is averaged, since seeds may
-            differ in it where seconds decide their steps.
+        rows: one per `seed` and point, in order; `along` is averaged, since seeds may differ in
+            it if a time budget decides their steps.
     """
     return rows.groupby(rows.groupby("seed").cumcount()).agg(
         **{along: (along, "mean")},
@@ -154,16 +154,16 @@ def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
 
 
 def log_ticks(axis: Axis) -> None:
-    """Place the ticks of a logarithmic axis, whose lines are drawn already."""
+    """Place the ticks of a logarithmic axis; call it after the lines are drawn."""
     low, high = axis.get_view_interval()
-    # Of 1, 2 and 5 a short axis holds one or none.
+    # On a short axis, ticks at 1, 2 and 5 times powers of ten would leave one or none.
     axis.set_major_locator(MaxNLocator(4) if high / low < SHORT else LogLocator(subs=(1, 2, 5)))
 
 
 def colour_bar(
     figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
 ) -> None:
-    """Draw one scale for all axes, right of them."""
+    """Draw one colour bar for all axes, to the right of them."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
     bar.set_label(label)
@@ -171,7 +171,7 @@ def colour_bar(
 
 
 def label_systems(axes: Axes, systems: Sequence[System]) -> None:
-    """Name systems down the y axis, the first on top."""
+    """Label the y axis with systems, the first at the top."""
     axes.set_yticks(range(len(systems)), [folded(system.label) for system in systems])
     axes.set_ylim(len(systems) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -1,7 +1,7 @@
 """The data of the page's interactive part: its charts, the leaderboard, and the trials behind it.
 
 Plain lists and dicts, ready for JSON; a number that is not finite is null. Systems and conditions
-stand there by their labels, trials by their place in `trials`.
+are referred to by their labels, trials by their index in `trials`.
 """
 
 from collections import defaultdict
@@ -26,18 +26,18 @@ from report.topics.trials import SHORT, Logs, readable, readable_status, reason_
 Plain = dict[str, Any]
 
 MERGED = ("main", "spent", "balance")
-"""Tables whose columns the leaderboard has; of two columns with one key, the first."""
+"""Tables whose columns the leaderboard shows; of two columns with one key, the first counts."""
 SHOWN = ("top1", "train_flops", "forward_overhead", "load_cv", "dropped", "H_s")
-"""Columns that the leaderboard shows at first, with those of few-shot accuracy."""
+"""Columns that the leaderboard shows initially, along with those of few-shot accuracy."""
 GROUPS = {
     "Accuracy": {*(column.key for column in ACCURACY), transfer.HEADLINE},
     "Cost": {column.key for column in (*compute.COLUMNS, *compute.MORE, OVERHEAD)},
     "Balance": {column.key for column in routing.BALANCE},
     "Entropy": {column.key for *_, column in ENTROPY},
 }
-"""The keys of columns by the heading that they are offered under."""
+"""The keys of columns, by the heading they are listed under."""
 METRICS = {column.key: metric for metric, _, column in ENTROPY}
-"""The metric of each column that is named otherwise."""
+"""The metric of each column whose key differs from it."""
 COSTS = {
     "flops": "train_flops", "seconds": "train_seconds", "parameters": "params_total",
     "image_flops": "flops_per_image",
@@ -48,15 +48,15 @@ SHAPES = {
     "P": "cross", "X": "cross", "p": "square", "<": "triangle-left", ">": "triangle-right",
     "h": "circle", "d": "diamond", "*": "triangle-up", "H": "square",
 }  # fmt: skip
-"""The mark of Vega for one of matplotlib."""
+"""The Vega shape for each matplotlib marker."""
 MOST_EXPERTS = 256
-"""Experts of a layer up to which the page holds its loads."""
+"""The page holds the loads only of layers with at most this many experts."""
 TAIL = 4000
-"""Characters of a log that the page holds at most."""
+"""How many characters of a log the page holds at most."""
 
 
 def board(study: StudyData, tables: Sequence[Table | Absent], logs: Logs) -> Plain:
-    """Collect everything that the page's charts and its leaderboard show."""
+    """Return everything that the page's charts and leaderboard show."""
     made = {table.name: table for table in tables if isinstance(table, Table)}
     parts = [made[name] for name in MERGED if name in made]
     numbers = {trial: number for number, trial in enumerate(study.trials["trial"])}
@@ -104,7 +104,7 @@ def _runs(study: StudyData) -> Iterator[Plain]:
 
 
 def _curves(study: StudyData) -> Iterator[Plain]:
-    """Yield validation accuracy in % along training: mean, lowest and highest seed."""
+    """Yield validation accuracy in % along training: the mean, lowest and highest over seeds."""
     for condition in study.conditions:
         for entry in study.under(condition):
             points = curve(study, entry).drop(columns="n").round({"mean": 3, "low": 3, "high": 3})
@@ -113,10 +113,10 @@ def _curves(study: StudyData) -> Iterator[Plain]:
 
 
 def _loads(study: StudyData) -> Iterator[Plain]:
-    """Yield loads over their mean, largest first, mean over seeds, by layer and share of training.
+    """Yield loads relative to their mean, largest first, by layer and share of training (%).
 
-    `share` is in %. At the end of training they are of the test split, before of the validation
-    split.
+    They are averaged over seeds, and come from the test split at the end of training, from the
+    validation split before.
     """
     for entry in study.entries:
         by_place: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
@@ -140,7 +140,7 @@ def _columns(parts: Sequence[Table]) -> dict[str, Column]:
 
 
 def _column(study: StudyData, column: Column) -> Plain:
-    own = column.key.rpartition(".")[0]  # of a suite that no section is made for
+    own = column.key.rpartition(".")[0]  # the suite, if it has no section of its own
     suite = own or study.suite_of.get(METRICS.get(column.key, column.key), "")
     groups = (group for group, keys in GROUPS.items() if column.key in keys)
     return {
@@ -148,7 +148,7 @@ def _column(study: StudyData, column: Column) -> Plain:
         "title": column.label + ARROWS[column.better],
         "unit": column.scope,
         "suite": suite,
-        # The differences to the null models are left.
+        # Only the differences to the null models are left.
         "group": next(groups, own.replace("_", " ").capitalize() or "Accuracy"),
         "better": column.better,
         "shown": column.key in SHOWN or suite == "fewshot",
@@ -156,7 +156,7 @@ def _column(study: StudyData, column: Column) -> Plain:
 
 
 def _row(study: StudyData, entry: Entry, parts: Sequence[Table], numbers: dict[str, int]) -> Plain:
-    """Make a row of the leaderboard: a system under a condition, with its cells by column."""
+    """Return a row of the leaderboard: a system under a condition, with its cells by column."""
     trials = study.trials_of(entry)
     cells: Plain = {}
     for table in parts:

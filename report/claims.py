@@ -1,4 +1,4 @@
-"""Claims about routers as data: what is said, by whom, and which runs would decide it."""
+"""Claims about routers as data: the claim, its source, and the runs that would decide it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "rises": ("over",),
     "falls": ("over",),
 }
-"""The tests, and what each needs beside its left side."""
+"""The tests, and what each needs besides its left side."""
 
 
 class Side(BaseModel):
@@ -31,21 +31,21 @@ class Side(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    routers: tuple[str, ...] = Field(min_length=1, description="By name; their mean is taken.")
-    experts: tuple[str, ...] = Field(default=(), description="With these experts alone.")
+    routers: tuple[str, ...] = Field(min_length=1, description="Names; their mean is taken.")
+    experts: tuple[str, ...] = Field(default=(), description="Only runs with these experts.")
     settings: dict[str, Any] = Field(
-        default={}, description="Path -> value that sets the side apart; null: without it."
+        default={}, description="Path -> value that only this side has; null: without it."
     )
-    where: dict[str, Any] = Field(default={}, description="Over the claim's own.")
+    where: dict[str, Any] = Field(default={}, description="Overrides the claim's own.")
 
 
 class Claim(BaseModel):
     """A claim and its test.
 
-    The test is of the mean of `left` less that of `right`, paired by seed, over all conditions
-    that have both: `higher` or `lower` than 0, or `equal` to it within `margin`. `rises` and
-    `falls` are of the slope of `left` as the setting `over` doubles. `outweighs` asks whether
-    `left` less `right` and `other_left` less `other_right` have the same sign.
+    `higher`, `lower` and `equal` (within `margin`) compare with 0 the mean of `left` minus that of
+    `right`, paired by seed, over all conditions that have both. `rises` and `falls` test the slope
+    of `left` per doubling of the setting `over`. `outweighs` asks whether `left` minus `right` and
+    `other_left` minus `other_right` have the same sign.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,20 +57,20 @@ class Claim(BaseModel):
     note: str = Field(default="", description="How the test reads the claim.")
     by_settings: bool = Field(
         default=False,
-        description="Whether settings may decide it: its verdict says whether they were tuned.",
+        description="Whether settings may decide it; its verdict says if they were tuned.",
     )
     matched: tuple[str, ...] = Field(
-        default=(), description="What of compute must be equal, one of; none: whatever is."
+        default=(), description="Kinds of compute match that qualify, any one of; none: all do."
     )
     metric: str
-    where: dict[str, Any] = Field(default={}, description="Which of a metric's numbers.")
+    where: dict[str, Any] = Field(default={}, description="Which of the metric's numbers count.")
     test: Literal["higher", "lower", "equal", "outweighs", "rises", "falls"]
     left: Side
     right: Side | None = None
     other_left: Side | None = None
     other_right: Side | None = None
     margin: float | None = Field(default=None, gt=0, description="In the metric's unit.")
-    over: str | None = Field(default=None, description="Path of a setting that is a number.")
+    over: str | None = Field(default=None, description="Path of a numeric setting.")
     supported_if: str = Field(description="What would support it.")
     contradicted_if: str = Field(description="What would contradict it.")
 
@@ -92,11 +92,11 @@ def published() -> tuple[Claim, ...]:
 
 
 def read_claims(file: Path) -> tuple[Claim, ...]:
-    """Return the claims of a YAML file: a list of mappings, see `Claim`.
+    """Return the claims of a YAML file, which is a list of mappings (see `Claim`).
 
     Raises:
-        StoreError: it cannot be read, or two claims have one id; the message names the first
-            claim that is wrong, the field and the value.
+        StoreError: the file cannot be read, is invalid, or has two claims with one id; the
+            message names the first invalid claim, the field and the value.
     """
     try:
         content = read_yaml(file.read_text(encoding="utf-8-sig"))
@@ -118,7 +118,7 @@ def own_claims(file: Path) -> tuple[Claim, ...]:
     """Return the claims of a user's own file.
 
     Raises:
-        StoreError: as of `read_claims`, and where an id is that of a published claim.
+        StoreError: as for `read_claims`, or an id is that of a published claim.
     """
     claims = read_claims(file)
     known = {claim.id for claim in published()}
@@ -128,7 +128,7 @@ def own_claims(file: Path) -> tuple[Claim, ...]:
 
 
 def _first(error: ValidationError, content: Any) -> str:
-    """Return the first mistake, with the claim and the field that it is in."""
+    """Return the message of the first mistake, with its claim and field."""
     wrong = error.errors()[0]
     if not wrong["loc"]:
         return "claims are a list of mappings; see report/claims.yaml for what each holds"

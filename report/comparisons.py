@@ -1,7 +1,7 @@
-"""The comparisons of test accuracy that are declared beforehand, under each condition.
+"""The comparisons of test accuracy that are declared before training, under each condition.
 
-Every router against each null, and all pairs of routers: one family a condition, whose tests and
-intervals hold together.
+Every router against each null, and all pairs of routers: one family per condition, whose tests and
+intervals hold jointly.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ METRIC, SUITE = "top1", "accuracy"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Compared[Entry]):
-    """`entry` less `reference` under a condition, adjusted over the tests of that condition.
+    """`entry` minus `reference` under a condition, adjusted over the tests of that condition.
 
     Attributes:
         condition: the family; an entry may belong to several conditions.
-        ours, theirs: the values by seed.
-        interest: the smallest difference that seeds were added for, as a share; None if they
-            were fixed.
+        ours, theirs: the values by seed, of the entry and of the reference.
+        interest: the smallest difference of interest, as a share; None if seeds were fixed.
     """
 
     condition: Condition
@@ -41,7 +40,7 @@ class Comparison(Compared[Entry]):
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is one, in words."""
+        """The outcome of the test, in words."""
         if self.difference is None:
             return "no seed in common"
         if self.difference.n == 1:
@@ -56,7 +55,7 @@ class Comparison(Compared[Entry]):
 
     @property
     def is_small(self) -> bool:
-        """Whether it is decided, though not resolved: too small to be of interest."""
+        """Whether the difference is decided without being resolved: too small to be of interest."""
         if self.resolved or self.difference is None or self.interest is None:
             return False
         return is_decided(self.difference, self.adjusted, self.interest)
@@ -68,7 +67,7 @@ class Comparison(Compared[Entry]):
 
     @property
     def differences(self) -> list[float]:
-        """The differences seed by seed."""
+        """The difference for each common seed."""
         return paired(list(self.ours[self.seeds]), list(self.theirs[self.seeds])).tolist()
 
     def trials(self, study: StudyData) -> tuple[str, ...]:
@@ -76,7 +75,7 @@ class Comparison(Compared[Entry]):
         return study.behind(self.entry, self.seeds) + study.behind(self.reference, self.seeds)
 
     def turned(self) -> Comparison:
-        """Return the reference less the entry."""
+        """Return the comparison with its sides swapped: the reference minus the entry."""
         return replace(
             self,
             entry=self.reference,
@@ -88,14 +87,14 @@ class Comparison(Compared[Entry]):
 
 
 def negated(difference: PairedDifference) -> PairedDifference:
-    """Return the difference the other way round."""
+    """Return the difference with the opposite sign."""
     low, high = (None if end is None else -end for end in (difference.high, difference.low))
     return replace(difference, mean=-difference.mean, low=low, high=high)
 
 
 @lru_cache(maxsize=1)
 def comparisons(study: StudyData) -> list[Comparison]:
-    """Return all that are declared, by condition: against each null, then between routers."""
+    """Return all declared comparisons, by condition: against each null, then between routers."""
     made = list[Comparison]()
     for condition in study.conditions:
         entries = {entry.system: entry for entry in study.under(condition)}
@@ -112,10 +111,10 @@ def compare(
     pairs: Sequence[tuple[Entry, Entry]],
     others: Sequence[Sequence[Entry]] = (),
 ) -> list[Comparison]:
-    """Return each pair of an entry and a reference compared, as one family.
+    """Return the comparison of each pair of an entry and a reference, as one family.
 
     Args:
-        others: the entries under other conditions, which tell how much accuracies scatter.
+        others: the entries under other conditions, whose variances moderate those of the family.
     """
     values = {entry: study.final(METRIC, entry) for pair in pairs for entry in pair}
     by_seed = {entry: dict(accuracies) for entry, accuracies in values.items()}
@@ -133,12 +132,12 @@ def compare(
 
 
 def against_nulls(study: StudyData) -> list[Comparison]:
-    """Return those of routers with nulls."""
+    """Return the comparisons of routers with nulls."""
     return [c for c in comparisons(study) if study.is_baseline(c.reference.system)]
 
 
 def against_best(study: StudyData) -> list[Comparison]:
-    """Return those of every other router with the best under its condition, as router less best."""
+    """Return the comparisons with the best router under each condition, as router minus best."""
     winners = {condition: best(study, condition) for condition in study.conditions}
     between = [c for c in comparisons(study) if not study.is_baseline(c.reference.system)]
     turned = [c.turned() if c.entry == winners[c.condition] else c for c in between]
@@ -146,10 +145,10 @@ def against_best(study: StudyData) -> list[Comparison]:
 
 
 def best(study: StudyData, condition: Condition) -> Entry | None:
-    """Find the router, nulls apart, of the highest mean accuracy; a null if there are no others.
+    """Return the router with the highest mean accuracy, or the best null if there are no routers.
 
-    It is one of those with most seeds, the first of several: a lucky single run of a router that
-    failed otherwise is not best.
+    Only those with the most seeds qualify, so that the one lucky run of a router whose other runs
+    failed is not best. The first of equals is taken.
     """
     means = _means(study, condition)
     routers = {e: v for e, v in means.items() if not study.is_baseline(e.system)} or means
@@ -159,7 +158,7 @@ def best(study: StudyData, condition: Condition) -> Entry | None:
 
 
 def leader(study: StudyData, condition: Condition) -> Entry | None:
-    """Return the best router, or the baseline or null that surpasses it from as many seeds."""
+    """Return the best router, or a baseline or null that surpasses it with no fewer seeds."""
     winner, means = best(study, condition), _means(study, condition)
     if winner is None:
         return None
@@ -169,19 +168,19 @@ def leader(study: StudyData, condition: Condition) -> Entry | None:
 
 
 def higher_of_fewer(study: StudyData, condition: Condition) -> list[Entry]:
-    """Return those with a higher mean than the leader, but from fewer seeds."""
+    """Return the entries with a higher mean than the leader but fewer seeds."""
     first, means = leader(study, condition), _means(study, condition)
     return [e for e, values in means.items() if first and values.mean() > means[first].mean()]
 
 
 def _means(study: StudyData, condition: Condition) -> dict[Entry, pd.Series]:
-    """Return the accuracies by seed of those that have any."""
+    """Return the accuracies by seed of each entry that has any."""
     values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
     return {entry: by_seed for entry, by_seed in values.items() if len(by_seed)}
 
 
 def nulls(study: StudyData) -> list[System]:
-    """List what the routers of a study are held against: the usual nulls first."""
+    """Return the baselines and nulls of a study, the standard nulls first."""
     systems = [system for system in study.systems if study.is_baseline(system)]
     usual = {name: place for place, name in enumerate(NULLS)}
     return sorted(systems, key=lambda system: usual.get(system.router, len(usual)))

@@ -1,4 +1,4 @@
-"""Entries, each a system under a condition, and how their conditions contain each other."""
+"""Entries (a system under a condition), and which conditions contain which."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from results.settings import PARENT
 DENSE = "dense"
 NAME = "experts.name"
 NUMBER = "experts.num_experts"
-"""The setting that figures against the number of experts draw along an axis, or by panel."""
+"""The setting that figures over the number of experts draw along an axis, or as panels."""
 ANY = Condition()
-"""The condition where nothing differs but router and seed."""
+"""The condition of a study in which only router and seed differ."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class System:
     """A router with its experts, as a study compares it.
 
     Attributes:
-        router: the name that it is registered under.
-        experts: their name; None of the usual ones.
-        num_experts: as conditions have it; None where it sets no system apart.
-        display: the router as a paper prints it; "" where nothing but its name is known.
+        router: the registered name.
+        experts: their name; None for the usual ones.
+        num_experts: the value in the condition; None if it does not distinguish systems.
+        display: the router's name in papers; "" if only the registered name is known.
     """
 
     router: str
@@ -41,12 +41,12 @@ class System:
 
     @property
     def label(self) -> str:
-        """The system for readers: `μMoE + 64 cp`."""
+        """The system's name for readers: `μMoE + 64 cp`."""
         return self._with_experts(self.display or self.router)
 
     @property
     def key(self) -> str:
-        """The system by the name that its router is registered under: `mumoe + 64 cp`."""
+        """The system by its router's registered name: `mumoe + 64 cp`."""
         return self._with_experts(self.router)
 
     def _with_experts(self, router: str) -> str:
@@ -57,7 +57,7 @@ class System:
 
 
 def experts_label(number: str | None, name: str | None) -> str:
-    """Name experts for readers: `64 cp`."""
+    """Return the name of experts for readers: `64 cp`."""
     return " ".join(filter(None, (number, name)))
 
 
@@ -66,7 +66,7 @@ class Entry:
     """A system under a condition.
 
     Attributes:
-        aa_replicate: 1 of a router's second run in the A/A control, which competes with nobody.
+        aa_replicate: 1 for a router's second run in the A/A control, which is not ranked.
     """
 
     system: System
@@ -75,12 +75,12 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The system for readers."""
+        """The system's name for readers, with the number of the A/A replicate if it is one."""
         return router_label(self.system.label, self.aa_replicate)
 
     @property
     def full_label(self) -> str:
-        """The system for readers, with its condition."""
+        """The label with its condition."""
         return f"{self.label} {self.condition}".strip()
 
     @property
@@ -89,7 +89,7 @@ class Entry:
         return frozenset(self.condition.settings)
 
     def compares_with(self, other: Entry) -> bool:
-        """Tell whether the two compare: one belongs to the condition of the other."""
+        """Tell whether two entries are comparable: one belongs to the condition of the other."""
         return any(
             closest([one], one.system, condition) is not None
             for one, condition in ((self, other.condition), (other, self.condition))
@@ -97,24 +97,24 @@ class Entry:
 
     @property
     def order(self) -> list[tuple[float, str]]:
-        """Sorts conditions by path, and then by value: numbers as numbers."""
+        """A sort key of the condition: by path, then by value, with numbers in numeric order."""
         return [_numeric(part) for pair in self.condition.settings for part in pair]
 
 
 def without_options(condition: Condition, suite: str) -> Condition:
-    """Return the condition of a trial or layer, without what differs in the options of a suite."""
+    """Return the condition of a trial or layer, without the options of a suite."""
     return condition.where(lambda path: not path.startswith(f"{suite}."))
 
 
 def without_number(condition: Condition) -> Condition:
-    """Return the condition, but for the number of experts."""
+    """Return the condition without the number of experts."""
     return condition.where(lambda path: path != NUMBER)
 
 
 def fullest(entries: Iterable[Entry]) -> list[Condition]:
-    """Return the conditions to show apart, each once, in order.
+    """Return the conditions to show separately, each once, in order.
 
-    Those left out are just a part of others, and each of their entries belongs to those, too.
+    A condition is left out if every entry in it also belongs to a condition that contains it.
     """
     entries = list(entries)
     conditions = dict.fromkeys(entry.condition for entry in entries)
@@ -132,11 +132,11 @@ def fullest(entries: Iterable[Entry]) -> list[Condition]:
 
 
 def closest(entries: Iterable[Entry], system: System, condition: Condition) -> Entry | None:
-    """Return the entry of a system that belongs to a condition: the fullest that is a part of it.
+    """Return a system's entry under a condition: the one that shares the most settings with it.
 
-    A router that lacks a swept setting was trained under a part of the others' conditions only. To
-    a derived trial belong those that were derived alike, and those that were trained as its parent
-    was.
+    None of its settings may differ, but a router without a swept setting lacks that one. The
+    condition of a derived trial matches entries derived in the same way, and trained entries with
+    the settings of its parent.
     """
     settings = condition.mapping
     own = {path: value for path, value in settings.items() if not _derives(path)}
@@ -157,12 +157,12 @@ def closest(entries: Iterable[Entry], system: System, condition: Condition) -> E
 
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
-    """Find the bare layer of an entry: it lacks the settings of training, and their origin."""
+    """Return the bare layer of an entry; a layer has no training settings and is not derived."""
     return closest(layers, entry.system, entry.condition.where(lambda path: not _derives(path)))
 
 
 def _derives(path: str) -> bool:
-    """Tell whether a setting says where a derived trial started."""
+    """Tell whether a setting describes how a trial was derived."""
     return path == "transform" or path.startswith("parent")
 
 
@@ -174,7 +174,7 @@ def _numeric(part: str) -> tuple[float, str]:
 
 
 def displays(components: pd.DataFrame) -> dict[str, str]:
-    """Return routers as papers print them, by registered name.
+    """Return the names of routers in papers, by registered name.
 
     Args:
         components: see `results.frames.components_frame`.
@@ -185,12 +185,12 @@ def displays(components: pd.DataFrame) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Systems:
-    """The naming of a study's rows: with several kinds of experts, by router and experts.
+    """The naming of a study's systems: by router, and by experts if there are several kinds.
 
     Attributes:
-        usual: number and name of the experts of most rows; None where all have the same.
-        numbered: whether the number of experts belongs to the system, and is no condition.
-        displays: names of routers as papers print them, by registered name.
+        usual: number and name of the most frequent experts; None if all have the same.
+        numbered: whether the number of experts is part of the system, not of the condition.
+        displays: names of routers in papers, by registered name.
     """
 
     usual: tuple[str | None, str] | None = None
@@ -199,7 +199,7 @@ class Systems:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Systems:
-        """Find the systems of rows as the database has them, with `experts.name` as a setting."""
+        """Derive the naming from entries that still have `experts.name` as a setting."""
         rows = [e for e in entries if e.system.router != DENSE and not e.aa_replicate]
         names = Counter(entry.condition.mapping.get(NAME) for entry in rows)
         if len(names) < 2 or None in names:
@@ -209,13 +209,13 @@ class Systems:
             holders[entry.condition.mapping.get(NUMBER)].add(
                 (entry.system.router, entry.condition.mapping[NAME])
             )
-        # A number that a single system has is part of it; one that several have is swept over.
+        # A number that only one system has is part of it; one that several share is swept.
         numbered = any(len(systems) == 1 for systems in holders.values())
         usual = Counter(_experts(entry.condition.mapping, numbered) for entry in rows)
         return cls(usual.most_common(1)[0][0], numbered)
 
     def named(self, entry: Entry) -> Entry:
-        """Return the entry of a row's system, under the condition that is left."""
+        """Move the experts from an entry's condition into its system, and add the display name."""
         values, router = entry.condition.mapping, entry.system.router
         system = replace(entry.system, display=self.displays.get(router, ""))
         if self.usual is None or NAME not in values:
@@ -229,9 +229,9 @@ class Systems:
         return replace(entry, system=system, condition=left)
 
     def name_rows(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Add the `entry` of each row and its `system`; `condition` becomes that of the entry.
+        """Add the columns `entry` and `system`; `condition` becomes that of the entry.
 
-        What differs in the options of a suite is left out of what the suite measured.
+        The condition of a measurement leaves out the options of its suite.
         """
 
         @cache
@@ -251,7 +251,7 @@ class Systems:
         return frame.assign(**{k: pd.Series(own, frame.index, object) for k, own in made.items()})
 
     def name_arrays(self, records: Iterable[ArrayRecord]) -> dict[Entry, list[ArrayRecord]]:
-        """Sort arrays by entry; of one measured with several options of a suite, the newest."""
+        """Group arrays by entry, the newest if one was measured with several options of a suite."""
         newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
         for record in records:
             bare = without_options(record.condition, record.suite)

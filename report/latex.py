@@ -1,7 +1,7 @@
-"""A table as LaTeX: booktabs, and siunitx columns that align numbers at their decimal points.
+"""Tables as LaTeX: booktabs, and siunitx columns that align numbers at their decimal points.
 
-A table that is wider than a page becomes several, one below the other, which begin with the same
-columns. Nothing is shrunk.
+A table that is wider than a page is split into several, one below the other, that begin with the
+same columns. Nothing is shrunk.
 """
 
 import re
@@ -56,12 +56,12 @@ _GREEK = {each[0]: each[1:] for each in _LETTERS.split()}
 
 
 def latex_text(text: str) -> str:
-    """Write `text` in ASCII, so that LaTeX reads no command in it.
+    """Return `text` in ASCII, escaped so that LaTeX sees no command in it.
 
-    A character that a plain LaTeX has no glyph for is written as its code, `U+72AC`.
+    A character without a glyph in plain LaTeX is written as its code point, `U+72AC`.
     """
     composed = unicodedata.normalize("NFC", text)
-    # Two hyphens would be set as a dash.
+    # Two hyphens would be typeset as a dash.
     return "".join(map(_latex_char, composed)).replace("--", "-{}-")
 
 
@@ -89,11 +89,11 @@ LINE = 120
 GAP = 2
 """Characters between two columns."""
 PROSE = 26
-"""Characters from which on words are broken into lines."""
+"""Columns with longer words than this many characters are wrapped."""
 NARROWEST = 18
-"""Characters of a line of such words, at least."""
+"""The least number of characters in a line of a wrapped column."""
 ONE_PAGE = 62
-"""Lines of a table that stays on one page, its caption included."""
+"""The most lines of a table that is kept on one page, its caption included."""
 PACKAGES = r"""\usepackage{booktabs,longtable,array}
 \usepackage{siunitx}
 \sisetup{group-digits=none, reset-text-series=false, text-series-to-math=true,
@@ -114,12 +114,12 @@ class _Cells:
 
     @property
     def prose(self) -> bool:
-        """Whether its words are broken into lines."""
+        """Whether its words are wrapped."""
         return not self.shape
 
 
 def to_latex(table: Table) -> str:
-    """Write a table for a page of 6.75 in: `table*`, or `longtable` where it takes several."""
+    """Return a table for pages 6.75 in wide: `table*`, or `longtable` if it needs several pages."""
     columns = [_column(table, place) for place in range(len(table.columns))]
     parts = _split(columns)
     summary, _ = parted(table.caption)
@@ -162,7 +162,7 @@ def _column(table: Table, place: int) -> _Cells:
 
 
 def _numbers(column: Column, heading: str, pairs: Sequence[tuple[Cell, Row]]) -> _Cells:
-    """Align numbers at their points; what follows them, as ±, begins at the same place in each."""
+    """Align numbers at their decimal points, and the text after them, such as ±, at its start."""
     shown, widths, whole, longest = [], [len(heading)], 1, ""
     for cell, row in pairs:
         value, rest = cell_parts(column, cell, row)
@@ -187,7 +187,7 @@ def _bold(text: str, cell: Cell) -> str:
 
 
 def _split(columns: Sequence[_Cells]) -> list[list[_Cells]]:
-    """Split columns into tables no wider than a page, which begin with the first words."""
+    """Split columns into tables no wider than a page, all starting with the first text columns."""
     end = 1
     while end < len(columns) - 1 and columns[end].words and not columns[end].prose:
         end += 1
@@ -202,12 +202,12 @@ def _split(columns: Sequence[_Cells]) -> list[list[_Cells]]:
 
 
 def _least(columns: Sequence[_Cells]) -> int:
-    """Return the characters that columns take at least, side by side."""
+    """Return the least number of characters that columns take side by side."""
     return sum((NARROWEST if each.prose else each.width) + GAP for each in columns) - GAP
 
 
 def _shapes(columns: Sequence[_Cells]) -> str:
-    """Return the specification of columns: those of sentences share what the others leave."""
+    """Return the specification of columns; wrapped ones share the width that the others leave."""
     prose = [each for each in columns if each.prose]
     left = max(0, LINE - _least(columns))
     wanted = sum(each.width - NARROWEST for each in prose)
@@ -223,7 +223,7 @@ def _shapes(columns: Sequence[_Cells]) -> str:
 
 
 def _lines(parts: Sequence[Sequence[_Cells]]) -> int:
-    """Estimate the lines that tables take, one below the other."""
+    """Estimate the number of lines that tables take, one below the other."""
     lines = 0
     for part in parts:
         for cells in zip(*(each.cells for each in part), strict=True):

@@ -1,4 +1,4 @@
-"""Marks on the cells of a table: on the best means, and on results of older code."""
+"""Marks on the cells of a table: for the best means and for results of older code."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ BySeed = Mapping[int, float]
 def with_best(study: StudyData, table: Table) -> Table:
     """Mark the best means of the ranked columns, under each condition.
 
-    The best is bold where it is resolved from each other that it is compared with, by the tests of
-    test accuracy on the values of the column. Otherwise it, and those that it is not resolved
-    from, have a mark. Nothing is marked where no test can be made, as of one seed.
+    The best is bold if it is resolved from every other mean that it is compared with, by the same
+    tests as for test accuracy. Otherwise it gets a mark, and so do those that it is not resolved
+    from. Nothing is marked if no test is possible, for example with one seed.
     """
     seeds = dict(zip(study.trials["trial"], study.trials["seed"], strict=True))
     columns = [list(cells) for cells in zip(*(row.cells for row in table.rows), strict=True)]
@@ -78,11 +78,11 @@ def _marked(
 
 
 OTHERS = "*"
-"""Stands for all suites that no section is made for."""
+"""Stands for all suites without a section of their own."""
 
 
 def aged_table(table: Table, study: StudyData, suites: Sequence[str]) -> Table:
-    """Mark each router, also one compared with, whose numbers by these suites are of older code."""
+    """Mark each router, references included, whose numbers by these suites are of older code."""
     older = list[Entry]()
 
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
@@ -104,7 +104,7 @@ def aged_table(table: Table, study: StudyData, suites: Sequence[str]) -> Table:
 
 
 def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
-    """Say whose numbers by these suites are of older code; "" where none are."""
+    """Return a sentence on whose numbers by these suites are of older code, or "" if none are."""
     since: dict[System, set[str]] = defaultdict(set)
     for entry in entries:
         if parts := changed(study, entry, suites):
@@ -113,7 +113,7 @@ def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[
 
 
 def changed(study: StudyData, entry: Entry, suites: Sequence[str]) -> set[str]:
-    """Find what changed since these suites measured an entry; nothing if it is of newest code."""
+    """Return the parts of the code changed since these suites measured an entry, empty if none."""
     others = study.changed.keys() - BUILT_IN if OTHERS in suites else ()
     parts = set[str]()
     for suite in (*suites, *others):
@@ -124,5 +124,5 @@ def changed(study: StudyData, entry: Entry, suites: Sequence[str]) -> set[str]:
 
 
 def older_trials_sentence(trials: pd.DataFrame) -> str:
-    """Say whose of these trials are of older code, and what changed since; "" where none are."""
+    """Return whose trials are of older code and what changed since, or "" if none are."""
     return frames.older_sentence(trials.assign(router=trials["system"].map(str)))

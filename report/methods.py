@@ -1,4 +1,4 @@
-"""The protocol of a study as a methods section, filled from what was asked for and what ran."""
+"""The protocol of a study as a methods section, filled in from its request and from what ran."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,19 +13,19 @@ from results.statistics.means import ALPHA
 from results.text import counted
 
 Paragraph = tuple[str, str]
-"""A heading and what stands under it."""
+"""A heading and its text."""
 LAYERS = {
     "last2": "in the last two of the even-numbered blocks",
     "every2": "in the even-numbered blocks",
     "all": "in every block",
-    "every_mlp": "in the place of every MLP",
-    "head": "in the place of the classifier",
+    "every_mlp": "in place of every MLP",
+    "head": "in place of the classifier",
 }
 GROUPS = {"image": "within each image", "batch": "over the whole batch"}
 
 
 def methods(study: StudyData) -> list[Paragraph]:
-    """Return the paragraphs; what a study does not have is left out."""
+    """Return the paragraphs, leaving out what does not apply to the study."""
     preset = study.record.request.get("preset", {})
     paragraphs = [
         ("Data and model", _data(study, preset)),
@@ -40,13 +40,13 @@ def methods(study: StudyData) -> list[Paragraph]:
 
 
 def methods_markdown(study: StudyData) -> str:
-    """Write the paragraphs as Markdown."""
+    """Return the paragraphs as Markdown."""
     parts = [f"## {heading}\n\n{text}" for heading, text in methods(study)]
     return "\n\n".join(["# Methods", *parts]) + "\n"
 
 
 def methods_latex(study: StudyData) -> str:
-    """Write the paragraphs as LaTeX, to be taken into a section."""
+    """Return the paragraphs as LaTeX, to be included in a section."""
     parts = [
         rf"\paragraph{{{latex_text(heading)}.}} {latex_heading(text)}"
         for heading, text in methods(study)
@@ -79,7 +79,7 @@ def _data(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
             else f"in blocks {_listed(map(str, where))}, counted from 0"
         )
         groups = GROUPS.get(model["groups"], f"in groups of {model['groups']} tokens")
-        said.append(f"MoE layers stand {blocks}; tokens are routed {groups}.")
+        said.append(f"MoE layers are {blocks}; tokens are routed {groups}.")
     return said
 
 
@@ -91,7 +91,7 @@ def _routers(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     for system in routers:
         source = cards.get(system.router, {}).get("source") or ""
         named.append(f"{system.label} ({source})" if source else system.label)
-    said = [f"Compared are {_listed(named)}."] if named else []
+    said = [f"Routers compared: {_listed(named)}."] if named else []
     if baselines:
         said.append(f"Baselines without a learned router are {_listed(baselines)}.")
     if experts := preset.get("experts", {}):
@@ -130,8 +130,8 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     return [
         f"Models were trained by AdamW, with a linear warm-up over {100 * train['warmup']:g} % of "
         "the steps and a cosine decay to 0.",
-        f"Fixed were: {_listed(fixed)}." if fixed else "",
-        f"Tuned for each router were {_listed(sorted(tuned))}; the table of the tuning has the "
+        f"Fixed settings: {_listed(fixed)}." if fixed else "",
+        f"Settings tuned for each router: {_listed(sorted(tuned))}; the tuning table has the "
         "values."
         if tuned
         else "",
@@ -140,7 +140,7 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
 
 
 def _swept(preset: Mapping[str, Any]) -> set[str]:
-    """Return the paths that the preset gives several values, or other ones in a part."""
+    """Return the paths of settings that the preset sweeps or that one of its parts changes."""
     parts = preset.get("parts", [])
     of_parts = (
         path for part in parts for where in ("set", "sweep") for path in part.get(where, {})
@@ -149,7 +149,7 @@ def _swept(preset: Mapping[str, Any]) -> set[str]:
 
 
 def _part(part: Mapping[str, Any], preset: Mapping[str, Any]) -> str:
-    """Say what a part set for its routers: those of the preset, where it names none."""
+    """Describe what a part of the preset set for its routers (all of them if it names none)."""
     routers = part["routers"] or preset["routers"]
     settings = [f"{path} = {value}" for path, value in part["set"].items()]
     return f"{_listed(routers)} had {_listed(settings)}."
@@ -165,7 +165,7 @@ def _budget(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
             f"The budget is what the dense model takes in {counted(epochs, 'epoch')}."
             if epochs and match != "wall_clock"
             else "",
-            "FLOPs are counted from what ran, forward and backward, without the optimiser's.",
+            "FLOPs are counted from what ran, forward and backward, without the optimiser.",
         ]
     return [*said, tuning.sentence(study)]
 
@@ -183,7 +183,7 @@ def _comparisons(study: StudyData) -> list[str]:
     if any(c.adjusted is not None for c in comparisons(study)):
         against = _listed([null.label for null in nulls(study)])
         said.append(
-            "Declared before training were all pairs of routers"
+            "The comparisons declared before training are all pairs of routers"
             + (f", and each router against {against}" if against else "")
             + ". Variances are moderated over the systems and conditions (Smyth, 2004), and "
             "p-values and intervals of differences hold for the whole family at once; resolved "
@@ -191,7 +191,7 @@ def _comparisons(study: StudyData) -> list[str]:
         )
     stopped = study.trials[~study.trials["status"].isin(["done", "waiting", "running"])]
     if not stopped.empty:
-        said.append(f"{counted(len(stopped), 'trial')} did not finish, and left no number.")
+        said.append(f"{counted(len(stopped), 'trial')} did not finish and left no result.")
     return said
 
 
@@ -211,6 +211,6 @@ def _machines(study: StudyData) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Join names: `a, b and c`."""
+    """Join names, such as `a, b and c`."""
     *most, last = list(names) or [""]
     return f"{', '.join(most)} and {last}" if most else last

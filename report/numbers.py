@@ -1,4 +1,4 @@
-"""The printed numbers of a report, kept in `numbers.json`, and the trials that each is from."""
+"""The printed numbers of a report, kept in `numbers.json`, and the trials behind each."""
 
 import json
 import shlex
@@ -23,14 +23,14 @@ from results.text import nearest
 
 FILE = "numbers.json"
 NAMELESS = ("n", "status", "claim", "verdict")
-"""Columns of words that do not name a row."""
+"""Columns of words that are not part of a row's name."""
 MOST = 8
-"""Rows that an error lists."""
+"""How many rows an error lists at most."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A printed number, and where it stands; `shown` is its text with its unit: `81.2 ± 0.4 %`."""
+    """A printed number and its place; `shown` is its text with its unit: `81.2 ± 0.4 %`."""
 
     table: Table
     row: str
@@ -40,7 +40,7 @@ class Number:
 
     @property
     def label(self) -> str:
-        """`main, soft_moe, top-1`."""
+        """The place of the number, such as `main, soft_moe, top-1`."""
         return ", ".join(filter(None, (self.table.name, self.row, self.column.label)))
 
 
@@ -49,9 +49,9 @@ class Printed:
     """The numbers of a written report: all of its tables, as they were made.
 
     Attributes:
-        texts: what it says of numbers outside of tables, by place.
-        files: SHA-256 (hex) of each file that shows them, by its path in the folder.
-        claims: those of the user's own that were tested.
+        texts: sentences about numbers outside of tables, by place.
+        files: SHA-256 (hex) of each file of the report, by its path in the folder.
+        claims: the user's own claims that were tested.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")  # a loss may be infinite
@@ -64,7 +64,7 @@ class Printed:
 
 
 def numbers(table: Table) -> Iterator[Number]:
-    """Yield every number of a table, and every count of trials, row by row."""
+    """Yield every number and every count of trials of a table, row by row."""
     return (each for each in cells(table) if each.cell.value is not None or each.cell.trials)
 
 
@@ -78,7 +78,7 @@ def cells(table: Table) -> Iterator[Number]:
 
 
 def row_names(table: Table) -> list[str]:
-    """Name each row: its words before the first number; of rows alike, their number."""
+    """Name each row by its words before the first number, and number rows with the same words."""
     columns = table.columns
     first = next((i for i, column in enumerate(columns) if not column.words), len(columns))
     naming = [i for i in range(first) if columns[i].key not in NAMELESS]
@@ -92,12 +92,12 @@ def row_names(table: Table) -> list[str]:
 
 
 def to_json(printed: Printed) -> bytes:
-    """Write the numbers as `from_json` reads them."""
+    """Return the numbers as JSON that `from_json` reads."""
     return TypeAdapter(Printed).dump_json(printed, exclude_defaults=True)
 
 
 class UnreadableReport(StoreError):
-    """Numbers of a report that are damaged, or that another version of the bench wrote."""
+    """Raised if a report's numbers are damaged or were written by another version of the bench."""
 
     exit_status = 1
 
@@ -106,7 +106,7 @@ def from_json(folder: Path) -> Printed:
     """Return the numbers of the report in a folder.
 
     Raises:
-        StoreError: there are none.
+        StoreError: the folder has none.
         UnreadableReport: they are damaged, or another version of the bench wrote them.
     """
     file = folder / FILE
@@ -135,7 +135,7 @@ def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
     """Find a number by its table's name, words of its row, and its column's key or heading.
 
     Raises:
-        StoreError: there is none, or several; the message names the nearest.
+        StoreError: none or several match; the message lists them or suggests the nearest name.
     """
     by_name = {each.name: each for each in tables}
     if table not in by_name:
@@ -172,9 +172,9 @@ def _row(table: str, asked: str, rows: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A trial, or a bare layer that was timed. `value`: what it gave; "" where it is one of many.
+    """A trial or a timed bare layer. `value`: its own value; "" if it did not give just one.
 
-    `log` and `checkpoint` are named from the home folder; what is not known is "".
+    `log` and `checkpoint` are relative to the home folder; what is unknown is "".
     """
 
     trial: str
@@ -190,24 +190,24 @@ class Source:
 
 
 COLUMNS = ("condition", "seed", "code", "log", "checkpoint")
-"""Those of a source that the frames of a study have under the same names."""
+"""The fields of a source that the frames of a study have under the same names."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A printed number and all that it comes from."""
+    """A printed number and all its sources."""
 
     number: Number
     sources: tuple[Source, ...]
 
 
 def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> Trace:
-    """Trace a number of a study's report.
+    """Trace a number of a study's report to its trials and timed layers.
 
     Args:
-        store: where the study is from; the trials of a tuning lie outside of the study.
-        table: its name, as that of its files.
-        row: words that only its row has, such as the router, by either name, and the condition.
+        store: the study's database; the trials of a tuning are not in `study`.
+        table: its name, which is that of its files.
+        row: words that only its row has, such as the router (by either name) and the condition.
         column: its key or its heading.
 
     Raises:
@@ -226,7 +226,7 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
     sources = []
     for trial, value in zip_longest(cell.trials, values, fillvalue=""):
         source = rows.get(trial)
-        entry = getattr(source, "entry", None)  # of a trial of the study
+        entry = getattr(source, "entry", None)  # only a trial of the study has one
         router = router_label(source.router, source.aa_replicate) if source else ""
         router = entry.label if entry else router
         status = readable_status(str(source.status)) if source else "not in this database"

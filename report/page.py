@@ -1,4 +1,4 @@
-"""The web page: one file that asks the network for nothing."""
+"""The web page: one file that loads nothing from the network."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from report.topics.trials import Logs, incomplete, readable
 
 VENDOR = Path(__file__).parent / "vendor"
 LISTS = ("trial", "layer")
-"""Columns that hold what a row is the trial or the layer of; its table has a row for each."""
+"""Columns that name a row's trial or layer; their tables have one row per trial or layer."""
 
 
 class Links:
@@ -69,7 +69,7 @@ def inline(drawing: Drawing) -> Markup:
     text = text[text.index("<svg") :]
     for colour, variable in THEME.items():
         text = text.replace(colour, variable)
-    # Glyphs and clip paths have names, and a page holds many figures; nothing else needs one.
+    # Ids must be unique on a page of many figures; only glyphs and clip paths need theirs.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda match: match[0] * (match[1] in used), text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)
@@ -84,7 +84,7 @@ PROSE = (
     *("reason", "note", "claim", "systems", "scale", "source", "scale of the source", "test"),
     *("supported if", "contradicted if", "not tested, since"),
 )
-"""Columns whose words are broken into lines."""
+"""Columns whose text is wrapped."""
 
 
 def make_page(
@@ -94,7 +94,7 @@ def make_page(
     logs: Logs,
     explorer: Explorer | Absent,
 ) -> str:
-    """Return the page as HTML."""
+    """Return the web page of a study as HTML."""
     router_cards = provenance.router_cards(study)
     return (
         _environment()
@@ -166,23 +166,23 @@ def _hint(column: Column, cell: Cell, row: Row) -> str:
 
 
 def _breakable(text: str) -> Markup:
-    """`text` that may be broken after an underscore."""
+    """Return `text` with a possible line break after each underscore."""
     return Markup("_<wbr>").join(text.split("_"))
 
 
 def _arxiv(text: str) -> Markup:
-    """`text` with each arXiv id as a link."""
+    """Return `text` with each arXiv id as a link."""
     link = r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\1</a>'
     return Markup(re.sub(r"\b(\d{4}\.\d{4,5})\b", link, str(escape(text))))
 
 
 def _linked(text: str) -> Markup:
-    """`text` in which the rest of a list leads to the table that has it (see `cells.listed`)."""
+    """Link the "… more" of a shortened list to the table with the rest (see `cells.listed`)."""
     link = r'<a href="#table-\2">\1</a>'
     return Markup(re.sub(r"(\d+ more) \(tables/([\w-]+)\.csv\)", link, str(escape(text))))
 
 
 def _vendored(name: str) -> Markup:
-    """Return a library's file; without the address of its source map, which no page has."""
+    """Return a library's file, without the address of its source map, which is not shipped."""
     text = (VENDOR / name).read_text(encoding="utf-8")
     return Markup(re.sub(r"//# sourceMappingURL=.*", "", text))

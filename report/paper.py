@@ -1,7 +1,7 @@
-r"""A report as one LaTeX document, `report.tex`, which holds its tables and figures.
+r"""A report as one LaTeX document, `report.tex`, with its tables and figures.
 
-Those that a page folds away, as the list of all trials, stand in the folder `tables` alone.
-`pdflatex report` compiles it by itself, in the folder of the report; `bibtex report` adds the
+Those that the page folds away, such as the list of all trials, are only in the folder `tables`.
+`pdflatex report`, run in the report's folder, compiles the document; `bibtex report` adds the
 references.
 """
 
@@ -31,7 +31,7 @@ def to_paper(
     figures: Sequence[Drawing | Absent],
     cites: bool,
 ) -> str:
-    """Write the document; `cites`: there is a `references.bib`."""
+    """Return the document; `cites` tells whether there is a `references.bib`."""
     body, notes = [], []
     for section in sections(study):
         shown, _ = chosen(section, tables, figures)
@@ -61,7 +61,7 @@ def to_paper(
 
 
 def _note(part: Table | Drawing) -> str:
-    """Write what the caption of a table or figure leaves out."""
+    """Return the details that the caption of a table or figure leaves out."""
     kind, prefix = ("Table", "tab") if isinstance(part, Table) else ("Figure", "fig")
     name = rf"{kind}~\ref{{{prefix}:{part.name}}}"
     return rf"\paragraph{{{name}}} {latex_heading(parted(part.caption)[1])}"

@@ -1,4 +1,4 @@
-"""A table as Markdown and as CSV."""
+"""Tables as Markdown and as CSV."""
 
 import csv
 import io
@@ -8,9 +8,9 @@ from report.table import ARROWS, Cell, Column, Row, Table, parted
 
 
 def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
-    """Return a cell's value or words, and what follows it: `81.2` and ` ± 0.4 (n=2)`.
+    """Return a cell's value or words and the text after it: `81.2` and ` ± 0.4 (n=2)`.
 
-    The number of runs follows where it is not that of the row or the column.
+    The number of runs is shown only if it differs from that of the column or the row.
     """
     if cell.value is None:
         return cell.words, ""
@@ -20,7 +20,7 @@ def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
 
 
 def interval_text(column: Column, cell: Cell) -> str:
-    """Return a cell's interval, ` ± 0.4` or ` [0.8, 1.9]`; "" where it is 0 wide as shown."""
+    """Return a cell's interval, ` ± 0.4` or ` [0.8, 1.9]`; "" if its width rounds to 0."""
     if cell.low is None or cell.high is None:
         return ""
     if cell.bracketed:
@@ -36,7 +36,7 @@ def plain_cell(column: Column, cell: Cell, row: Row) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Write a GitHub table with its title above and its caption and notes below."""
+    """Return a GitHub table with its title above and its caption and notes below."""
 
     def text(column: Column, cell: Cell, row: Row) -> str:
         shown = plain_cell(column, cell, row).replace("|", "\\|").replace("\n", " ")
@@ -53,7 +53,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Write a line a row, in base units: each number with its interval and number of runs."""
+    """Return one line per row, in base units: each number with its interval and number of runs."""
     heads: list[str] = []
     for column in table.columns:
         endings = () if column.words else ("_low", "_high", "_n", "_marks")

@@ -1,4 +1,4 @@
-"""A study from the database: its frames, and what tables and figures ask of them."""
+"""A study from the database: its frames, and the queries that tables and figures share."""
 
 import json
 from collections import defaultdict
@@ -37,13 +37,13 @@ from results.statistics.means import ALPHA
 
 _ROUTED = {"balance", "editing", "entropy", "pruning", "specialization", "traces"}
 BUILT_IN = _ROUTED | {"accuracy", "scaling", "throughput"}
-"""The suites that have tables and figures of their own; others get those of `generic`."""
+"""The suites with tables and figures of their own; others get those of `generic`."""
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 
 
 @dataclass(frozen=True, eq=False)
 class StudyData:
-    """Everything that a report shows, as frames (columns: see `results.frames`)."""
+    """Everything that a report shows, as frames (for the columns, see `results.frames`)."""
 
     record: StudyRecord
     trials: pd.DataFrame
@@ -56,7 +56,7 @@ class StudyData:
     state: str
     usual_experts: str | None
     claims: tuple[Claim, ...] = ()
-    """Those of the user's own."""
+    """The user's own claims."""
 
     @property
     def name(self) -> str:
@@ -64,13 +64,13 @@ class StudyData:
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """The family of every router that the database has a card of."""
+        """The family of every router that has a card in the database."""
         cards = self.components[self.components["kind"] == "router"]
         return dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
 
     @cached_property
     def systems(self) -> list[System]:
-        """The systems of the study: baselines first, then by family, the known ones in order."""
+        """The study's systems: baselines first, then by family, in each the known ones in order."""
         families = {family: number for number, family in enumerate(FAMILIES)}
         known = {System(router): number for number, router in enumerate(KNOWN)}
 
@@ -83,31 +83,31 @@ class StudyData:
 
     @cached_property
     def styles(self) -> dict[System, RouterStyle]:
-        """How each system is drawn, in the order of `systems`."""
+        """The style of each system, in the order of `systems`."""
         chosen = router_styles([system.key for system in self.systems])
         return {system: chosen[system.key] for system in self.systems}
 
     def style(self, entry: Entry | None) -> RouterStyle | None:
-        """Return how an entry is drawn; None of an A/A replicate, which is drawn nowhere."""
+        """Return the style of an entry, or None for an A/A replicate, which no figure shows."""
         return None if entry is None or entry.aa_replicate else self.styles.get(entry.system)
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Every system under every condition that it was trained or should have been, in order."""
+        """Every system under every condition requested for it, trained or not, in order."""
         shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
         return sorted(shown, key=lambda e: (e.order, self.systems.index(e.system)))
 
     @cached_property
     def conditions(self) -> list[Condition]:
-        """The conditions to show apart.
+        """The conditions to show separately.
 
-        A router without a swept setting belongs to each condition of the others.
+        A router without a swept setting belongs to every condition of the others.
         """
         return fullest(self.entries)
 
     @cached_property
     def changed(self) -> dict[str, dict[Entry, set[str]]]:
-        """By suite, the entries that it measured, and what changed since where they are older."""
+        """By suite, the entries that it measured, each with the parts of the code changed since."""
         by_suite: dict[str, dict[Entry, set[str]]] = defaultdict(dict)
         by_entry = self.metrics.groupby(["suite", "entry"], sort=False)["changed"].unique()
         for (suite, entry), parts in by_entry.items():
@@ -124,30 +124,30 @@ class StudyData:
         return [entry for entry in own if entry is not None]
 
     def finished(self, entry: Entry) -> int:
-        """Return the number of seeds whose trial is done."""
+        """Return the number of an entry's finished seeds."""
         return int((self.trials_of(entry)["status"] == "done").sum())
 
     @cached_property
     def steps(self) -> dict[Entry, float]:
-        """The mean number of optimiser steps of the finished trials of each entry."""
+        """The mean number of optimiser steps of each entry's finished trials."""
         done = self.trials[self.trials["status"] == "done"].dropna(subset="steps")
         return done.groupby("entry", sort=False)["steps"].mean().to_dict()
 
     def trials_of(self, entry: Entry) -> pd.DataFrame:
-        """Return the trials of an entry, one row a seed."""
+        """Return the trials of an entry, one row per seed."""
         return self._by_entry.get(entry, self.trials.iloc[:0])
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
-        """Return the fingerprints of the trials of an entry with these seeds, in their order."""
+        """Return the fingerprints of an entry's trials with these seeds, in the seeds' order."""
         by_seed = self._fingerprints.get(entry, {})
         return tuple(by_seed[seed] for seed in seeds if seed in by_seed)
 
     def final(
         self, metric: str, entry: Entry | None, layer: int | None = None, **where: Any
     ) -> pd.Series:
-        """Return a metric at the end of training by seed, of the network or of one layer of it.
+        """Return a metric at the end of training by seed, of the whole network or of one layer.
 
-        Empty where it was not measured; `where` as the suite gave it.
+        Empty if it was not measured. `where` selects by the keys that the suite gave the number.
         """
         by_seed: dict[int, float] = {}
         if entry is not None:
@@ -157,24 +157,24 @@ class StudyData:
         return pd.Series(by_seed, dtype=float).sort_index()
 
     def is_constant(self, metric: str, entry: Entry) -> bool:
-        """Tell whether a metric is what it is by construction, as its suite says."""
+        """Tell whether a suite declares a metric constant by construction for an entry."""
         return (metric, entry) in self._constants
 
     def rows(self, metric: str, entry: Entry) -> pd.DataFrame:
-        """Return all rows of a metric under an entry."""
+        """Return all rows of a metric for an entry."""
         return self._by_metric.get((metric, entry), self.metrics.iloc[:0])
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
-        """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
+        """Return why a suite skipped an entry, or None if it measured it or never ran."""
         reasons = [error for status, error in self._outcomes[suite, entry] if status == "skipped"]
         return str(reasons[0]) if reasons else None
 
     def was_measured(self, suite: str | None, entry: Entry) -> bool:
-        """Tell whether a suite has measured an entry, or found that there is nothing to measure."""
+        """Tell whether a suite has measured an entry or found nothing to measure in it."""
         return any(status in ("done", "skipped") for status, _ in self._outcomes[suite, entry])
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
-        """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
+        """Return an entry's arrays of this name at the end of training, by layer, then by seed."""
         records = [
             record
             for record in self.arrays.get(entry, ())
@@ -186,40 +186,40 @@ class StudyData:
         return sorted(records, key=lambda record: (record.layer or 0, record.seed or 0))
 
     def is_baseline(self, system: System) -> bool:
-        """Tell whether a system is there to be beaten: a null, or no MoE at all."""
+        """Tell whether a system is a reference to beat: a null, or a model without MoE."""
         family = self.families.get(system.router)
         return family in ("baseline", "null") or system.router in (DENSE, "dense_params")
 
     @cached_property
     def suite_of(self) -> dict[str, str]:
-        """The suite that a metric is of, by name; of several, one that sections are made for."""
+        """The suite of each metric, by name; of several suites, a built-in one is preferred."""
         pairs = set(zip(self.metrics["suite"], self.metrics["metric"], strict=True))
         last = sorted(pairs, key=lambda pair: (pair[0] in BUILT_IN, pair))
         return {metric: suite for suite, metric in last}
 
     @property
     def compute(self) -> dict[str, Any]:
-        """What was made equal between the routers, and how closely, as it was asked for."""
+        """The requested compute match: what is equal between routers, and how closely."""
         return self.record.request.get("preset", {}).get("compute", {})
 
     @property
     def sequential(self) -> dict[str, Any]:
-        """How seeds were to be added until the differences were resolved; empty if not."""
+        """The request to add seeds until the differences are resolved; empty if there was none."""
         return self.record.request.get("sequential") or {}
 
     @property
     def planned_analyses(self) -> int:
-        """The number of planned interim analyses; 1 where the number of seeds was fixed."""
+        """The number of planned interim analyses; 1 if the number of seeds was fixed."""
         return planned_analyses(self.record.request)
 
     @property
     def smallest_of_interest(self) -> float | None:
-        """The smallest difference that seeds were added for, a share; None if they were fixed."""
+        """The smallest difference of interest, as a share; None if the seeds were fixed."""
         return self.sequential["resolve"] / 100 if self.sequential else None
 
     @property
     def confidence(self) -> float:
-        """The confidence of each interval: 95 % hold after the last analysis (Bonferroni)."""
+        """The confidence of each interval, so that 95 % holds over all analyses (Bonferroni)."""
         return 1 - ALPHA / self.planned_analyses
 
     @cached_property
@@ -232,7 +232,7 @@ class StudyData:
     def _finals(
         self,
     ) -> dict[tuple[str | None, str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
-        """`where`, seed and value of what was measured at the end of training."""
+        """`where`, seed and value at the end of training, by suite, metric, entry and layer."""
         rows = self.metrics.dropna(subset=["seed", "value"])
         rows = rows[rows["step"].isna() & (rows["split"].isna() | (rows["split"] == "test"))]
         by_place = defaultdict(list)
@@ -244,7 +244,7 @@ class StudyData:
 
     @cached_property
     def _by_metric(self) -> dict[Any, pd.DataFrame]:
-        """The rows of each metric and entry, by the suite that the metric is of."""
+        """The rows of each metric and entry, as measured by the metric's own suite."""
         owners = self.metrics["metric"].map(self.suite_of)
         return _grouped(self.metrics[owners == self.metrics["suite"]], ["metric", "entry"])
 
@@ -255,7 +255,7 @@ class StudyData:
 
     @cached_property
     def _outcomes(self) -> dict[tuple[str | None, Entry], list[tuple[str, Any]]]:
-        """Status and error of each measurement, by suite and entry."""
+        """The status and error of each measurement, by suite and entry."""
         outcomes = defaultdict(list)
         for row in self.measurements.itertuples():
             outcomes[row.suite, row.entry].append((row.status, row.error))
@@ -271,19 +271,19 @@ def _grouped(rows: pd.DataFrame, by: str | list[str]) -> dict[Any, pd.DataFrame]
 
 
 def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
-    """Return a study by name, or the one that was asked for last.
+    """Return a study by name, or the most recently requested one.
 
     Raises:
-        StoreError: there is no such study, or none at all; the message names the nearest.
+        StoreError: there is no such study, or none at all; the message suggests the nearest name.
     """
     record = store.find_study(name)
     trials = trials_frame(store, record.name)
     measurements = measurements_frame(store, record.name)
     components = components_frame(store)
-    # Each once, in their order: of experts that are as usual as others, the first are the usual.
+    # Deduplicated in order: of experts that are equally common, the first count as the usual ones.
     entries = dict.fromkeys(Systems().name_rows(trials)["entry"])
     systems = replace(Systems.of(entries), displays=displays(components))
-    # Of one number measured with several options of a suite, the newest.
+    # If a number was measured with several options of a suite, the newest counts.
     number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
     metrics = metrics_frame(store, record.name).sort_values(["at", "measurement"])
     metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last"))

@@ -1,6 +1,6 @@
 """The style of every figure: its size, type, ink and grid, and fonts for every script.
 
-Figures are drawn at the size at which they are printed: a point of type is a point on paper.
+Figures are drawn at their printed size: a point of type is a point on paper.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ GREY = "#7f7f7f"
 
 @dataclass(frozen=True)
 class RouterStyle:
-    """The style that a router is drawn in. `dashes` is matplotlib's (offset, on-off points)."""
+    """The style of a router in figures. `dashes` is matplotlib's (offset, on-off points)."""
 
     colour: str
     marker: str
@@ -49,12 +49,12 @@ class RouterStyle:
 
     @property
     def line(self) -> dict[str, Any]:
-        """Arguments of matplotlib for a line with markers."""
+        """The arguments of matplotlib for a line with markers."""
         return {"color": self.colour, "linestyle": self.dashes, "marker": self.marker}
 
     @property
     def point(self) -> dict[str, Any]:
-        """Arguments of matplotlib for a marker with a rim."""
+        """The arguments of matplotlib for a marker with a rim."""
         return {"color": self.colour, "marker": self.marker, "mec": PAPER, "mew": 0.5}
 
 
@@ -95,7 +95,7 @@ def router_styles(names: Iterable[str]) -> dict[str, RouterStyle]:
 
 COLUMN = 3.25
 PAGE = 6.75
-"""Widths in inches: one column of a two-column paper, and both."""
+"""Widths in inches: one column of a two-column paper, and both columns."""
 
 _STYLE = matplotlib.rc_params_from_file(
     Path(__file__).parent / "figures.mplstyle", use_default_template=False
@@ -106,16 +106,16 @@ INK, FAINT, GRID, PAPER = (
 (FAMILY,) = _STYLE["font.family"]
 """The font of all figures, which comes with matplotlib."""
 BOXES = "Last Resort"
-"""A font that has a box for every character, so it helps with none."""
+"""A font that draws every character as a box, so it is of no use."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure of these entries.
+    """A finished figure of `entries`.
 
     Attributes:
-        caption: says what every line, bar and band is.
-        lacking: characters of its texts that no installed font has; codes stand for them.
+        caption: explains every line, bar and band.
+        lacking: characters of its texts that no installed font has; codes replace them.
     """
 
     name: str
@@ -126,14 +126,14 @@ class Drawing:
     lacking: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Laid out once here, and not again for each file that it is saved as.
+        # Laid out only once, not for every file format.
         with style():
             object.__setattr__(self, "lacking", _fit(self.figure) | lacking(self.caption))
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 
     def saved(self, kind: str) -> bytes:
-        """Return the figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
+        """Return the figure as a `png` (300 dpi), `pdf` or `svg` file, bit-identical each time."""
         undated: dict[str, dict[str, Any]] = {
             "png": {"Software": None},
             "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -146,9 +146,9 @@ class Drawing:
 
 
 def _fit(figure: Figure) -> frozenset[str]:
-    """Give each text of a figure fonts that have its characters; return those that none has.
+    """Give each text of a figure fonts with its characters; return those that no font has.
 
-    Each of these is written as its code, `U+72AC`.
+    Each of these is written as its code point, `U+72AC`.
     """
     shown = {text.get_text() for text in figure.findobj(Text)}
     for axes in figure.axes:
@@ -167,7 +167,7 @@ def lacking(text: str) -> frozenset[str]:
 
 
 def _fit_ticks(axis: Axis) -> set[str]:
-    """Give an axis the codes, since each drawing takes labels from it; return the old labels."""
+    """Put codes into an axis, which resets its labels on each drawing; return the old labels."""
     labels = [label.get_text() for label in axis.get_ticklabels()]
     if any(map(lacking, labels)):
         axis.set_ticks(axis.get_ticklocs(), list(map(_with_codes, labels)))
@@ -180,16 +180,16 @@ def _with_codes(text: str) -> str:
 
 
 def _beyond(text: str) -> frozenset[str]:
-    """Return the characters that the font of all figures lacks."""
+    """Return the characters of a text that the font of all figures lacks."""
     own = get_font(findfont(FAMILY))
     return frozenset(c for c in text if not c.isspace() and not own.get_char_index(ord(c)))
 
 
 @cache
 def _fonts(wanted: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Installed fonts that have these characters, and those that none of them has.
+    """Return installed fonts that have these characters, and the characters that none of them has.
 
-    The font that has most comes first.
+    The font with the most of them comes first.
     """
     had = {
         font.name: frozenset(c for c in wanted if get_font(font.fname).get_char_index(ord(c)))
@@ -208,13 +208,13 @@ def _fonts(wanted: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Set the type, ink and grid above for what is drawn inside, without a user's settings."""
+    """Apply this module's type, ink and grid within the context, ignoring a user's settings."""
     with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
 def blank(width: float, height: float) -> Figure:
-    """Make an empty figure, in inches, that lays itself out."""
+    """Make an empty figure with automatic layout; sizes are in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.04)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -222,7 +222,7 @@ def blank(width: float, height: float) -> Figure:
 
 
 def folded(name: str, width: int = 22) -> str:
-    """`name` on as many lines as it needs, broken after underscores and spaces only."""
+    """Return `name` wrapped at `width` characters, broken only after underscores and spaces."""
     lines = [""]
     for part in name.replace("_", "_\0").replace(" ", " \0").split("\0"):
         if lines[-1] and len(lines[-1] + part) > width:
@@ -234,9 +234,9 @@ def folded(name: str, width: int = 22) -> str:
 def router_legend(
     figure: Figure, styles: Mapping[Any, RouterStyle], columns: int, **line: Any
 ) -> None:
-    """Draw one key for the entire figure, below it, with each system's line and marker."""
+    """Draw one legend for the entire figure, below it, with each system's line and marker."""
     handles = [Line2D([], [], **(own.line | line), label=str(s)) for s, own in styles.items()]
-    # matplotlib fills one column after the other; a key is read line by line.
+    # matplotlib fills one column after the other, but a legend is read line by line.
     by_column = [handle for column in range(columns) for handle in handles[column::columns]]
     figure.legend(handles=by_column, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
@@ -253,5 +253,5 @@ def panels(
     for unused in axes[count:]:
         unused.remove()
     for lowest in axes[max(count - columns, 0) : count]:
-        lowest.tick_params(labelbottom=True)  # a shared axis is labelled in the last row alone
+        lowest.tick_params(labelbottom=True)  # a shared axis is labelled only in the last row
     return figure, axes[:count]

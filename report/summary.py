@@ -1,4 +1,4 @@
-"""The summary at the top of a report: what was compared, what is best, and whether that is sure."""
+"""The summary at the top of a report: what was compared, what is best, and how certain that is."""
 
 import re
 from collections import Counter
@@ -36,14 +36,14 @@ SHARE = Column("top1", "top-1", scale=100, digits=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """The system of the highest mean accuracy under one condition, in sentences.
+    """The system with the highest mean accuracy under one condition, in sentences.
 
     Attributes:
-        system: the best router, or the baseline or null that no router reaches.
-        lead: over how many others its lead is resolved; "" where nothing is tested.
-        details: by how much it leads, and how sure that is.
-        resolved: whether its lead over all that it was compared with is sure.
-        trials: fingerprints of those behind its accuracy.
+        system: the best router, or the baseline or null that surpasses every router.
+        lead: over how many others its lead is resolved; "" if nothing is tested.
+        details: by how much it leads, and how certain that is.
+        resolved: whether its lead is resolved over everything it was compared with.
+        trials: fingerprints of the trials behind its accuracy.
     """
 
     condition: Condition
@@ -56,18 +56,18 @@ class Finding:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Return the lead and the details."""
+        """The lead and the details."""
         return tuple(filter(None, (self.lead, *self.details)))
 
     @property
     def headline(self) -> str:
-        """What is best, in a sentence."""
+        """The best system and its accuracy, in one sentence."""
         under = f" ({self.condition})" if self.condition else ""
         return f"Best{under}: {self.system}, {self.accuracy}."
 
 
 def compared(study: StudyData) -> str:
-    """Say what was compared, in one sentence."""
+    """Return what was compared, in one sentence."""
     trials = study.trials
     baselines = [system.label for system in study.systems if study.is_baseline(system)]
     what = counted(len(study.systems) - len(baselines), "router")
@@ -89,7 +89,7 @@ def compared(study: StudyData) -> str:
 
 
 def _model(study: StudyData, name: str) -> str:
-    """Return a model by its name, with the options that make another model of it."""
+    """Return the name of a model, with the options that change it."""
     asked = study.record.request.get("preset", {}).get("model", {})
     options = asked.get("options", {}) if asked.get("name") == name else {}
     changed = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -97,7 +97,7 @@ def _model(study: StudyData, name: str) -> str:
 
 
 def findings(study: StudyData) -> list[Finding]:
-    """Find what leads under each condition; none where nothing finished."""
+    """Return the finding for each condition that has a finished trial."""
     to_best, to_nulls = against_best(study), against_nulls(study)
     winners = ((condition, best(study, condition)) for condition in study.conditions)
     return [
@@ -158,7 +158,7 @@ def _lead(behind: list[Comparison]) -> str:
 
 
 def _gap(over: str, comparison: Comparison, of: str = "") -> str:
-    """Say by how much the winner, or the router named, leads in a comparison."""
+    """Return by how much the winner, or the router `of`, leads in a comparison."""
     difference = comparison.difference
     assert difference is not None
     ends = [end for end in (difference.low, difference.high) if end is not None]
@@ -171,7 +171,7 @@ def _gap(over: str, comparison: Comparison, of: str = "") -> str:
 
 
 def _seeds(study: StudyData, comparison: Comparison) -> str:
-    """Say how many seeds would resolve a lead that is not."""
+    """Return how many seeds would resolve an unresolved lead; "" if resolved, small or unknown."""
     needed = comparison.seeds_needed(study.planned_analyses)
     if comparison.resolved or comparison.is_small or needed is None:
         return ""
@@ -190,53 +190,53 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
 
 
 def remarks(study: StudyData) -> list[str]:
-    """Return what a reader should know of the numbers, in the order in which it is read."""
+    """Return what a reader should know about the numbers, in reading order."""
     return [*caveats(study), *resolved_means(study)]
 
 
 def caveats(study: StudyData) -> list[str]:
-    """Return what to be careful about, then what became of a stopping rule, control and claims."""
+    """Return warnings, then the outcomes of the stopping rule, of the control and of the claims."""
     about = (unequal, gates.sentence, undertrained.sentence, cost.sentence)
     warned = filter(None, (sentence(study) for sentence in about))
     return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
 
 
 def resolved_means(study: StudyData) -> list[str]:
-    """Explain the word, once in a report; nothing where there is no test."""
+    """Explain the word "resolved", once per report; empty if there is no test."""
     if all(c.adjusted is None for c in comparisons(study)):
         return []
     return [
-        "Resolved: the two differ, with the certainty that holds for all comparisons of a "
+        "Resolved: the two differ, with a certainty that holds for all comparisons of a "
         "condition at once; of studies whose systems are all equal, at most "
         f"{100 * ALPHA:g} % call any pair resolved. What decides is p (family), in the tables of "
-        "paired differences. Intervals printed beside means are for the eye: systems share their "
-        "seeds, so that intervals which overlap may belong to means that differ."
+        "paired differences. Intervals next to means are only a visual aid: since systems share "
+        "their seeds, means whose intervals overlap may still differ."
     ]
 
 
 def _stopped(study: StudyData) -> list[str]:
-    """Say how far a study came whose seeds were added until its differences were decided."""
+    """Describe the progress of a study that adds seeds until its differences are decided."""
     asked = study.sequential
     if not asked:
         return []
     planned = ", ".join(map(str, asked["seeds"]))
     if not asked["taken"]:
         return [
-            f"Seeds are being added, with interim analyses planned at {planned}; the first is not "
-            "over."
+            f"Seeds are being added, with interim analyses planned at {planned}; the first is "
+            "still to come."
         ]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
     differences = counted(asked["compared"], "difference")
     return [
-        f"Seeds were added, the same to every router, with interim analyses planned at {planned}: "
-        f"it stopped at {counted(asked['taken'], 'seed')} with {number} {differences} decided, "
-        f"that is resolved, or smaller than {counted(asked['resolve'], 'point')}."
+        f"Seeds were added, the same to every router, with interim analyses planned at {planned}. "
+        f"The study stopped at {counted(asked['taken'], 'seed')} with {number} {differences} "
+        f"decided, that is, resolved or smaller than {counted(asked['resolve'], 'point')}."
     ]
 
 
 def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
-    """Return the texts with numbers outside of tables, by where they stand."""
+    """Return the texts with numbers outside of tables, by their place in the report."""
     best = {
         f"best {finding.condition}".strip(): " ".join(
             [finding.system.label, finding.accuracy, *finding.sentences]
@@ -248,13 +248,13 @@ def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
 
 
 def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Find the texts whose numbers are others now, with those that are gone; wording is free."""
+    """Return a message for each text whose numbers changed; its wording may change freely."""
     changes = []
     for place, text in then.items():
         printed, held = _numbers(text), _numbers(now.get(place, ""))
         if printed != held:
             gone = ", ".join(dict.fromkeys(number for number in printed if number not in held))
-            changes.append(f"{place}: {gone or 'numbers'} in the report, not by the database now")
+            changes.append(f"{place}: {gone or 'numbers'} in the report, not in the database now")
     return changes
 
 

@@ -1,6 +1,6 @@
-"""Tables: rows of cells that know their interval and their number of seeds.
+"""Tables: rows of cells that carry their interval and their number of seeds.
 
-`Absent` stands in the place of a table or figure that a study has no data for.
+`Absent` takes the place of a table or figure for which a study has no data.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ DEPENDENT = "‖"
 TIED = "≈"
 SEVERAL = "several"
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
-"""After the heading of a column, by the better direction."""
+"""The suffix of a column's heading, by the direction that is better."""
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     DEPENDENT: "{}: in evaluation the answer to an image depends on the other images of its batch.",
     TIED: "{}: the best mean under a condition, or not resolved from it.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
-    DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
-    "table of timings. To time it again: the same command with another "
-    "suites.throughput.seconds, and a --study of its own.",
+    DISTURBED: "{}: timed while other processes kept the machine busy; their load is in the "
+    "table of timings. To time it again, run the same command with another "
+    "suites.throughput.seconds and a --study of its own.",
     NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
-    SEVERAL: "{}: it stands beside several conditions; see the paired differences to the nulls.",
+    SEVERAL: "{}: compared under several conditions; see the paired differences to the nulls.",
     MISSING: "{}: not measured.",
 }
 
 LONGEST = 100
-"""Letters of a condition in the name of a file."""
+"""How many letters of a condition the name of a file holds at most."""
 _PREFIXES = ["", "k", "M", "G", "T", "P", "E", "Z"]
 
 
@@ -48,9 +48,9 @@ _PREFIXES = ["", "k", "M", "G", "T", "P", "E", "Z"]
 class Column:
     """One column. A value is shown as `value * scale` with `digits` decimals, in `unit`.
 
-    `n` is the number of runs of its cells where that is not the row's. The best means of a `ranked`
-    column are marked (see `report.marks`). A `p_value` too small for its decimals is shown as less
-    than the last one.
+    `n` is the number of runs of its cells if that differs from the row's. The best means of a
+    `ranked` column are marked (see `report.marks`). A `p_value` that would round to 0 is shown as
+    below the smallest number with these decimals, such as `<0.001`.
     """
 
     key: str
@@ -67,12 +67,12 @@ class Column:
 
     @property
     def scope(self) -> str:
-        """The unit and the number of runs, where they are to be said."""
+        """The unit and the number of runs, if the column has them."""
         return ", ".join(filter(None, (self.unit, f"n={self.n}" if self.n else "")))
 
     @property
     def heading(self) -> str:
-        """The label with what it is counted in."""
+        """The label with the unit and the number of runs."""
         return f"{self.label} ({self.scope})" if self.scope else self.label
 
     def number(self, value: float) -> str:
@@ -86,9 +86,9 @@ class Column:
 class Cell:
     """A number with its interval, its number of runs `n` and its marks; or words.
 
-    `bracketed` shows the interval by its two ends, since it does not lie evenly around the value.
-    `trials` are the fingerprints of the trials, or of the bare layer, that a number comes from;
-    `values` what each of them gave, where it is made of one value each.
+    `bracketed` shows the interval by its two ends, because it is not symmetric about the value.
+    `trials` are the fingerprints of the trials or of the bare layer behind the number; `values`
+    are their individual values, if each contributes exactly one.
     """
 
     value: float | None = None
@@ -105,10 +105,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one row, and what they are about.
+    """The cells of one row and their subject.
 
-    `n` is the number of runs of a cell that does not say other. `under` are the conditions within
-    which its means are compared, `reference` is what its entry is compared with.
+    `n` is the number of runs of every cell that has none of its own. Means are compared within
+    each condition of `under`; `reference` is what the entry is compared with.
     """
 
     cells: tuple[Cell, ...]
@@ -120,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, ready to be rendered. `caption` says what the numbers are."""
+    """A table, ready to be rendered. `caption` explains the numbers."""
 
     name: str
     title: str
@@ -130,20 +130,20 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """The meanings of the marks in its cells."""
+        """The meanings of the marks that its cells use."""
         shown = {
             mark for row in self.rows for cell in row.cells for mark in (*cell.marks, cell.words)
         }
         return [note.format(mark) for mark, note in NOTES.items() if mark in shown]
 
     def cell(self, row: int, key: str) -> Cell:
-        """Return the cell of column `key` in row number `row`."""
+        """Return the cell in column `key` of row number `row`."""
         keys = [column.key for column in self.columns]
         return self.rows[row].cells[keys.index(key)]
 
 
 def text_columns(*keys: str, **labels: str) -> tuple[Column, ...]:
-    """Make columns of words: headed by their keys, then those of other labels, by key."""
+    """Make columns of words: first those headed by their keys, then those with other labels."""
     heads = {key: key for key in keys} | labels
     return tuple(Column(key, label, words=True) for key, label in heads.items())
 
@@ -153,7 +153,7 @@ def words(text: str, *marks: str, trials: Sequence[str] = ()) -> Cell:
 
 
 def number(value: float | None, n: int | None = None, trials: Sequence[str] = ()) -> Cell:
-    """Show a number without interval; `MISSING` where there is none."""
+    """Make the cell of a number without an interval, or `MISSING` if the number is None."""
     return words(MISSING) if value is None else Cell(value, n=n, trials=tuple(trials))
 
 
@@ -164,7 +164,7 @@ def summary(
     trials: Sequence[str] = (),
     confidence: float = 0.95,
 ) -> Cell:
-    """Show the mean of `values` with its 95 % interval; `otherwise` where there are none.
+    """Make the cell of the mean of `values` with its interval, or `otherwise` if none is finite.
 
     Args:
         trials: the fingerprints of the trials that gave the values, in their order.
@@ -187,7 +187,7 @@ def summary(
 def assemble(
     name: str, title: str, caption: str, columns: Iterable[Column], rows: Iterable[Row]
 ) -> Table:
-    """Make a table without empty columns, with one prefix a SI column."""
+    """Make a table, leaving out empty columns and giving each SI column one prefix."""
     kept_columns, kept_cells = [], []
     listed = list(rows)
     for index, column in enumerate(columns):
@@ -212,7 +212,7 @@ def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
 
 @dataclass(frozen=True)
 class Absent:
-    """A table or figure that the study has no data for. `fine`: there is nothing that it lacks."""
+    """A table or figure that the study has no data for. `fine`: it is not supposed to have any."""
 
     name: str
     title: str
@@ -221,7 +221,7 @@ class Absent:
 
 
 class Lacking(Exception):
-    """Raised with what a study lacks for a table or figure. `fine`: it should not have it."""
+    """Raised if a study lacks the data of a table or figure. `fine`: it need not have them."""
 
     def __init__(self, why: str, fine: bool = False) -> None:
         super().__init__(why)
@@ -229,12 +229,12 @@ class Lacking(Exception):
 
 
 def missing(parts: Iterable[object]) -> list[Absent]:
-    """Return those of a report's parts that the study should have and lacks."""
+    """Return the parts of a report that the study should have but lacks."""
     return [part for part in parts if isinstance(part, Absent) and not part.fine]
 
 
 def said_once(parts: Iterable[Absent]) -> list[Absent]:
-    """Join the parts that are missing for one reason to one, which names them all."""
+    """Merge the parts that are missing for the same reason into one that names them all."""
     by_reason: dict[tuple[str, bool], list[Absent]] = {}
     for part in parts:
         by_reason.setdefault((part.why, part.fine), []).append(part)
@@ -245,17 +245,17 @@ def said_once(parts: Iterable[Absent]) -> list[Absent]:
 
 
 DETAILS = "\n\n"
-"""What divides a caption: its summary, and the details that stand one click away."""
+"""The separator in a caption between its summary and the details, which the page folds away."""
 
 
 def captioned(summary: str, *details: str) -> str:
-    """Write a caption of a summary, of three sentences at most, and of details."""
+    """Return a caption made of a summary, of at most three sentences, and details."""
     rest = " ".join(filter(None, details))
     return f"{summary}{DETAILS}{rest}" if rest else summary
 
 
 def parted(caption: str) -> tuple[str, str]:
-    """Return the summary of a caption, and its details; "" where it has none."""
+    """Return the summary and the details of a caption, "" if it has no details."""
     summary, _, details = caption.partition(DETAILS)
     return summary, details
 
@@ -267,7 +267,7 @@ def with_warning(caption: str, warning: str) -> str:
 
 
 def file_name(name: str, condition: Condition | str) -> str:
-    """Name a part that is made once for each condition: letters, digits, `-`, `_`."""
+    """Return the name of a part made once per condition, in letters, digits, `.`, `-` and `_`."""
     label = str(condition)
     ending = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
     if len(ending) > LONGEST:  # a file system takes 255 bytes
@@ -276,18 +276,18 @@ def file_name(name: str, condition: Condition | str) -> str:
 
 
 def title(text: str, condition: Condition | str) -> str:
-    """Add the condition to a title, where there is one."""
+    """Add the condition, if there is one, to a title."""
     return f"{text}, {condition}" if condition else text
 
 
 def panel_title(text: str, entry: Entry, drawn: Iterable[Entry]) -> str:
-    """Add the condition to a panel's title, where the router is drawn under several."""
+    """Add the condition to a panel's title if the router is drawn under several."""
     several = sum(other.system == entry.system for other in drawn) > 1
     return title(text, entry.condition if several else "")
 
 
 def number_of_runs(runs: Mapping[System, int]) -> str:
-    """Say how many runs each system has: `n = 3; soft_moe n = 2`."""
+    """Return how many runs each system has: `n = 3; soft_moe n = 2`."""
     usual = Counter(runs.values()).most_common(1)[0][0]
     unusual = [f"{system} n = {n}" for system, n in runs.items() if n != usual]
     return "; ".join([f"n = {usual}", *unusual])

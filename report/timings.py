@@ -1,4 +1,4 @@
-"""Timings of bare layers and whole models: each of one router on one machine, never pooled."""
+"""Timings of bare layers and whole models, each of one router on one machine and never pooled."""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -12,13 +12,13 @@ from results.text import counted
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
 TIMES = ("_ms", "_ms_p90", "_overhead", "_per_s")
-"""Endings of the numbers that a busy machine changes."""
+"""Endings of the metrics that a busy machine distorts."""
 SETTING = ("scope", "shape", "batch", "tokens", "num_experts", "dim", "hidden", "threads")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A layer or model on one machine. `shape` names a layer's sizes; a model's is `model`."""
+    """A layer or model on one machine. `shape` names a layer's sizes; for a model it is `model`."""
 
     machine: str
     scope: str
@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def sizes(self) -> str:
-        """Batch × tokens × width, and the experts."""
+        """Batch × tokens × width, and the number of experts."""
         return f"{self.batch} × {self.tokens} × {self.dim}, {counted(self.num_experts, 'expert')}"
 
 
@@ -53,17 +53,17 @@ class Timing:
     layer: str
 
     def is_disturbed(self, key: str) -> bool:
-        """Tell whether a number is a time that was taken while other processes disturbed it."""
+        """Tell whether a number is a time that other processes disturbed."""
         of_pass = "train_" if key.startswith("train_") else ""
         return key.endswith(TIMES) and self.values.get(f"{of_pass}disturbed") == 1
 
 
 def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
-    """Return a study's timings: by machine, then by setting, then in the order of its entries.
+    """Return a study's timings, ordered by machine, then setting, then entry.
 
     Args:
-        aa_replicate: 1 for those of second runs in the A/A control alone, under the entries that
-            they are the controls of; 0 leaves them out.
+        aa_replicate: 1 for only the second runs of the A/A control, each under the entry that it
+            is the control of; 0 leaves them out.
     """
     rows = study.metrics
     rows = rows[(rows["suite"] == "throughput") & (rows["aa_replicate"] == aa_replicate)]
@@ -89,7 +89,7 @@ def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
 
 
 def machine_names(study: StudyData) -> dict[Hashable, str]:
-    """Return a name for each machine by its hash; machines of one name are told apart."""
+    """Return a name for each machine, by its hash; equal names are made distinct."""
     frames = [study.trials, study.measurements]
     machines = pd.concat([frame[["machine", "machine_name"]] for frame in frames])
     machines = machines.dropna().drop_duplicates()
@@ -101,13 +101,13 @@ def machine_names(study: StudyData) -> dict[Hashable, str]:
 
 
 def representative(timed: list[Timing]) -> Setting | None:
-    """Choose the setting for a table with room for one: a bare layer's, timed for most routers."""
+    """Return the layer setting timed for the most routers, for a table with room for just one."""
     layers = [timing.setting for timing in timed if timing.setting.scope == "layer"]
     return max(layers, key=lambda setting: (layers.count(setting), setting.shape), default=None)
 
 
 def of_entry(timed: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
-    """Return the timing of an entry."""
+    """Return the timing of an entry at a setting, or None if there is none."""
     by_entry = {timing.entry: timing for timing in timed if timing.setting == setting}
     chosen = closest_layer(by_entry, entry)
     return None if chosen is None else by_entry[chosen]

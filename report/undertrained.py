@@ -1,4 +1,4 @@
-"""Baselines that are far from trained: at equal compute a large one takes few steps."""
+"""Undertrained baselines: at equal compute, a large one takes few steps."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from report.conditions import System
 from report.study import StudyData
 
 FEW = 0.5
-"""A baseline of fewer steps than this share of a router's is far from trained beside it."""
+"""A baseline with fewer steps than this share of a router's counts as undertrained."""
 
 
 def share_of_steps(study: StudyData, comparison: Comparison) -> float | None:
-    """Return the steps of a reference over those of the router, where it is undertrained.
+    """Return the ratio of an undertrained reference's steps to the router's.
 
-    None where it is a router too, or has steps enough.
+    None if the reference is itself a router or has enough steps.
     """
     if not study.is_baseline(comparison.reference.system):
         return None
@@ -25,24 +25,24 @@ def share_of_steps(study: StudyData, comparison: Comparison) -> float | None:
 
 
 def verdict(study: StudyData, comparison: Comparison) -> str:
-    """Return the verdict of a comparison, with a warning where its reference is undertrained."""
+    """Return the verdict of a comparison, with a warning if its reference is undertrained."""
     if share_of_steps(study, comparison) is None:
         return comparison.verdict
     return f"{comparison.verdict} (undertrained reference)"
 
 
 def caption(study: StudyData, compared: Iterable[Comparison]) -> str:
-    """Say what an undertrained reference is; "" where there is none."""
+    """Explain what an undertrained reference is, or return "" if there is none."""
     if all(share_of_steps(study, comparison) is None for comparison in compared):
         return ""
     return (
         f"Undertrained reference: it took less than {100 * FEW:g} % of the router's steps, so a "
-        "lead over it says little of the router."
+        "lead over it says little about the router."
     )
 
 
 def sentence(study: StudyData) -> str:
-    """Name the baselines that are far from trained beside routers; "" where there are none."""
+    """Return a sentence that names the undertrained baselines, or "" if there are none."""
     shares: dict[System, list[float]] = defaultdict(list)
     for comparison in against_nulls(study):
         if (share := share_of_steps(study, comparison)) is not None:

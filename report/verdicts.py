@@ -1,4 +1,4 @@
-"""Claims put to the test: supported, contradicted or undecided, by the runs of one study."""
+"""Tests of claims on the runs of one study: supported, contradicted or undecided."""
 
 import json
 from collections import defaultdict
@@ -25,12 +25,12 @@ NO_SEED = "the runs that it needs have no seed in common"
 
 
 class Unfit(Exception):
-    """The runs do not hold what a claim is about; the message says what is not there."""
+    """Raised if the runs cannot test a claim; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One number for each seed, and for each condition; `trials` are the fingerprints behind it."""
+    """One number per seed and per condition; `trials` are the fingerprints of its trials."""
 
     by_seed: pd.Series
     by_condition: dict[Hashable, float]
@@ -43,12 +43,12 @@ class Judged:
     """A claim that the runs can test.
 
     Attributes:
-        difference: left less right, or the slope; of `outweighs`, by how much one effect is larger
-            in size than the other.
-        fits: whether the difference lies where it would support the claim.
-        p: of the test that would decide it either way; None where there is one seed.
-        adjusted: by Holm, over all claims tested.
-        agreeing: the conditions whose difference lies where the claim would have it.
+        difference: left minus right, or the slope; for `outweighs`, by how much the size of one
+            effect exceeds that of the other.
+        fits: whether the difference is as the claim says.
+        p: the p-value of the test that decides either way; None if there is no test (one seed).
+        adjusted: p, adjusted by Holm over all claims tested.
+        agreeing: the number of conditions whose difference is as the claim says.
     """
 
     claim: Claim
@@ -68,7 +68,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Untested:
-    """A claim about what the runs do not hold."""
+    """A claim that the runs cannot test."""
 
     claim: Claim
     why: str
@@ -76,9 +76,9 @@ class Untested:
 
 @lru_cache(maxsize=1)
 def judged(study: StudyData) -> list[Judged | Untested]:
-    """Return every published claim and the user's own, in order."""
+    """Return the test of every published claim, then of the user's own."""
     tested = [_tested(study, claim) for claim in (*published(), *study.claims)]
-    # One whose differences are all alike, or of one seed, has no p, but was asked, so it counts.
+    # A claim with one seed or equal differences has no p, but counts as one of the tests.
     p_values = [1.0 if each.p is None else each.p for each in tested if isinstance(each, Judged)]
     adjusted = iter(holm(p_values))
     for place, each in enumerate(tested):
@@ -111,14 +111,14 @@ def _tested(study: StudyData, claim: Claim) -> Judged | Untested:
 
 
 def _fits(claim: Claim, mean: float) -> bool:
-    """Tell whether a difference is as the claim has it."""
+    """Tell whether a difference is as the claim says."""
     if claim.margin:
         return abs(mean) < claim.margin
     return mean < 0 if claim.test in ("lower", "falls") else mean > 0
 
 
 def _outweighs(study: StudyData, claim: Claim) -> Judged:
-    """Of effects a and b, a + b and a - b are the two differences: |a| > |b| where signs agree.
+    """Test whether |a| > |b| by the two differences, a + b and a - b, whose signs then agree.
 
     The smaller of the two, with the sign of the larger, is |a| - |b|.
     """
@@ -144,7 +144,7 @@ def _outweighs(study: StudyData, claim: Claim) -> Judged:
 
 
 def _test(study: StudyData, sample: Sequence[float], null: float = 0.0) -> PairedDifference:
-    """Return the mean of a sample, held against a number; both as the planned analyses demand."""
+    """Test the mean of a sample against `null`, corrected for the planned analyses."""
     test = paired_difference(sample, [null] * len(sample), study.confidence)
     if test.p_value is None:
         return test
@@ -158,14 +158,14 @@ def _largest(p_values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class _Sample:
-    """A number by seed under one condition, and what it is made of."""
+    """A number by seed under one condition, and the entries that it comes from."""
 
     values: pd.Series
     entries: tuple[Entry, ...]
 
 
 def _difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evidence:
-    """Return the mean of one side less that of the other, over all conditions that have both."""
+    """Return the mean of one side minus that of the other, over all conditions that have both."""
     apart = {*left.settings, *right.settings}
     trained = [each for each in study.conditions if "transform" not in each.mapping]
     blocks = dict.fromkeys(each.where(lambda path: path not in apart) for each in trained)
@@ -174,7 +174,7 @@ def _difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evid
         one, other = (_side(study, claim, side, block) for side in (left, right))
         if one and other:
             entries = (*one.entries, *other.entries)
-            # What lacks a swept setting belongs to several conditions, and counts once.
+            # Entries without a swept setting belong to several conditions, but count once.
             samples.setdefault(entries, (block, _Sample(one.values - other.values, entries)))
     if not samples:
         raise Unfit(_missing(study, claim, (left, right)))
@@ -182,7 +182,7 @@ def _difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evid
 
 
 def _slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
-    """Find how much a metric rises as a setting doubles: the least-squares slope, for each seed."""
+    """Return how much a metric rises as a setting doubles: the least-squares slope per seed."""
     lines: dict[Hashable, dict[float, list[_Sample]]] = defaultdict(lambda: defaultdict(list))
     for entry in _entries(study, side):
         number = _number_of(study, entry, over)
@@ -210,7 +210,7 @@ def _slope_of(points: Mapping[float, list[_Sample]]) -> _Sample:
 
 
 def _evidence(study: StudyData, samples: Mapping[Hashable, _Sample]) -> Evidence:
-    """Take the mean over the conditions, of the seeds that all of them have."""
+    """Average over the conditions, for the seeds that all of them have."""
     table = _by_seed(samples.values()).dropna()
     if table.empty:
         raise Unfit(NO_SEED)
@@ -224,7 +224,7 @@ def _evidence(study: StudyData, samples: Mapping[Hashable, _Sample]) -> Evidence
 
 
 def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> _Sample | None:
-    """Take the mean of a side under a condition; None where no run of it belongs there."""
+    """Average the systems of a side under a condition; None if it has no value there."""
     settings = {
         path: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
         for path, value in side.settings.items()
@@ -256,7 +256,7 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
 
 
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
-    """Yield the entries of a side's routers and experts, without what is derived from others."""
+    """Yield the entries of a side's routers and experts, without derived ones."""
     for entry in study.entries:
         if entry.system.router not in side.routers or "transform" in entry.condition.mapping:
             continue
@@ -269,7 +269,7 @@ def _experts(study: StudyData, entry: Entry) -> str:
 
 
 def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
-    """Find the value of a setting that an entry was trained with; None if it can't be doubled."""
+    """Return the value of a setting for an entry; None if it is no positive finite number."""
     if path == NUMBER:
         return float(study.trials_of(entry)["num_experts"].iloc[0])
     try:
@@ -280,7 +280,7 @@ def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
 
 
 def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
-    """Say what is not there: runs of a side, or the metric; of a user's own claim the nearest."""
+    """Return what is missing: runs of a side, or the metric; for a user's claim, with a hint."""
 
     def hint(name: str, known: Iterable[str]) -> str:
         text = nearest(name, known) if claim in study.claims else ""

@@ -1,4 +1,4 @@
-"""A report in a folder: its tables, figures, Markdown text and web page are written and checked."""
+"""Writing a report into a folder (tables, figures, Markdown, web page), and checking it later."""
 
 import hashlib
 import json
@@ -29,18 +29,18 @@ from report.topics.trials import Logs
 from results import Store
 
 MANIFEST = "manifest.json"
-"""Each file, its SHA-256 (hex), and the fingerprints of the trials that a table or figure shows."""
+"""Each file with its SHA-256 (hex) and, for a table or figure, the fingerprints of its trials."""
 PRESET = "preset.yaml"
-"""The preset with every setting as it ran: `run --preset` trains the study again."""
+"""The preset with every setting as it ran; `run --preset` trains the study again from it."""
 IMAGES = ("png", "pdf")
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 CONTEXT = 20
-"""Characters of a line that a message shows before the first that differs."""
+"""How many characters of a line a message shows before the first one that differs."""
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The paths of a report's parts. `missing`: what it could not show, and why, by title."""
+    """The paths of a report's parts. `missing`: why a part could not be shown, by title."""
 
     folder: Path
     index_html: Path
@@ -57,16 +57,16 @@ def write_report(
     home: Path | str | None = None,
     claims: tuple[Claim, ...] = (),
 ) -> ReportPaths:
-    """Write the report of a study (None: of the one that was asked for last) into a folder.
+    """Write the report of a study (None: the most recently requested one) into a folder.
 
-    A study that lacks something gets the report of what it has.
+    An incomplete study gets a report of what is there.
 
     Args:
-        home: the folder that logs are named from; the page links those that lie there.
-        claims: those of the user's own, tested with the published ones.
+        home: the folder that paths of logs are relative to; the page links the logs found there.
+        claims: the user's own, tested along with the published ones.
 
     Raises:
-        StoreError: there is no such study; the message names the nearest.
+        StoreError: there is no such study; the message suggests the nearest name.
     """
     data = load_study(store, study, claims)
     asked = data.record.request.get("preset", {})
@@ -101,7 +101,7 @@ def write_report(
     printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
     _write(folder / MANIFEST, _manifest(data, files, _tables(tables), figures))
-    _write(folder / STATE, data.state)  # last, since it says that all of the above is written
+    _write(folder / STATE, data.state)  # last: it certifies that all of the above is written
     return ReportPaths(
         folder=folder,
         index_html=page,
@@ -113,7 +113,7 @@ def write_report(
 
 
 def page_of(study: StudyData, home: Path | str) -> str:
-    """Make the web page of a study alone, as HTML whose links to logs begin at the home folder."""
+    """Return only the web page of a study, as HTML whose links to logs start at the home folder."""
     figures = list(draw_figures(study))
     return make_page(study, make_tables(study), figures, Logs(home, home), explorer(study))
 
@@ -134,7 +134,7 @@ def _manifest(
     tables: Sequence[Table],
     figures: Sequence[Drawing | Absent],
 ) -> str:
-    """List the files with their digests, and the trials behind each table and figure, as JSON."""
+    """Return, as JSON, the files with their digests and the trials behind each table and figure."""
     behind = {
         f"tables/{table.name}": {t for row in table.rows for cell in row.cells for t in cell.trials}
         for table in tables
@@ -153,7 +153,7 @@ def _manifest(
 def _markdown(
     study: StudyData, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
 ) -> str:
-    """Return the whole report as one Markdown text that shows the figures."""
+    """Return the whole report, figures included, as one Markdown text."""
     parts = [f"# {study.name}", compared(study)]
     for finding in findings(study):
         parts.append(f"**{finding.headline}** {' '.join(finding.sentences)}")
@@ -178,8 +178,8 @@ class Checked:
     """The result of checking a report: how many numbers and files it has, and what is wrong.
 
     Attributes:
-        wrong: a message for each number, and for each text, that the database does not support.
-        edited: a message for each file that is missing, or is not as it was written.
+        wrong: a message for each number or text that the database does not support.
+        edited: a message for each file that is missing or was changed after it was written.
     """
 
     study: str
@@ -190,7 +190,7 @@ class Checked:
 
 
 def check(store: Store, folder: Path) -> Checked:
-    """Compare a written report with what was written, and each number with the database.
+    """Check a report: its files against their digests, its numbers against the database.
 
     Raises:
         StoreError: the folder holds no report, or the database no longer has its study.
@@ -212,18 +212,18 @@ def _place(number: Number) -> tuple[str, str, str]:
 
 
 def _wrong(number: Number, now: Number | None) -> str:
-    """Say what no longer holds of a number; "" where all does."""
+    """Return what is no longer true about a number, or "" if it still holds."""
     if now is None or (now.cell.value is None and not now.cell.words):
-        return f"{number.shown} in the report, the database has no such number now"
+        return f"{number.shown} in the report, but the database has no such number now"
     if now.shown != number.shown:
-        return f"{number.shown} in the report, {now.shown} by the database"
+        return f"{number.shown} in the report, {now.shown} in the database"
     if set(now.cell.trials) != set(number.cell.trials):
         return f"{number.shown} comes from other trials now"
     return ""
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Hash the content of files of a report: SHA-256 (hex) by path, relative to its folder."""
+    """Return the SHA-256 (hex) of a report's files, by path relative to its folder."""
     return {
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in files
@@ -231,7 +231,7 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 
 def _edited(folder: Path, printed: Printed) -> Iterator[str]:
-    """Name each file that is missing or differs from what was written."""
+    """Yield a message for each file that is missing or differs from what was written."""
     there = {name: folder / name for name in printed.files if (folder / name).is_file()}
     now = digests(folder, there.values())
     by_file = {
@@ -249,7 +249,7 @@ def _edited(folder: Path, printed: Printed) -> Iterator[str]:
 
 
 def _difference(file: Path, written: str) -> str:
-    """Quote the first line of a text file that differs from what was written."""
+    """Quote the first line of a text file that differs from what was written, or return ""."""
     now = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, lines in enumerate(zip_longest(now, written.splitlines(), fillvalue=""), 1):
         if lines[0] != lines[1]:

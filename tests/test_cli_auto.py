@@ -66,7 +66,7 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     }
     assert study.record.request["preset"]["seeds"] == taken
     report = (tmp_path / "runs" / "reports" / "short" / "report.md").read_text()
-    assert "p-values are times 2" in report
+    assert "p-values are multiplied by 2" in report
     assert f"stopped at {taken} seeds" in report
 
     here("run", *auto, "0", "--no-report")

@@ -1,9 +1,9 @@
-"""Two sides compared, system by system: paired differences, and what only one of them has.
+"""The comparison of two sides, system by system: paired differences, and what only one side has.
 
-A system is a router under the settings in which trials differ within either study. Seeds are
-paired. The two sides may differ in what seeds mean, as where the data do, and then the noise of
-all systems is no guide to that of one. So each difference has the paired t test by itself, and
-Bonferroni's correction makes tests and intervals hold for all systems at once.
+A system is a router under the settings in which trials of either study differ. Differences are
+paired by seed. Seeds need not mean the same on both sides, for example if the data differ, and then
+the noise of all systems says nothing about that of one. So each difference has its own paired t
+test, and Bonferroni's correction makes tests and intervals hold for all systems at once.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ SAME = "the same trials"
 
 @dataclass(frozen=True)
 class Value:
-    """A number of one run, and the measurement and machine that it is of."""
+    """A number of one run, with its measurement, machine and trial."""
 
     value: float
     measurement: int
@@ -40,13 +40,13 @@ Runs = Mapping[int, Value]
 
 @dataclass(frozen=True)
 class Change:
-    """A metric of one system on both sides, and B less A over the seeds that both have.
+    """A metric of one system on both sides, and B minus A over the seeds that both have.
 
     Attributes:
         a, b: the runs of each side.
-        seeds: those that are paired. A run that both sides share is no pair, unless all are.
-        difference: None without a pair. The interval of a tested one is simultaneous.
-        tests: the number of systems that it is tested with; 0 where it is not tested.
+        seeds: the paired seeds; those whose run both sides share count only if all are shared.
+        difference: None without a pair. If it is tested, its interval is simultaneous.
+        tests: the number of systems tested together with it; 0 if it is not tested.
     """
 
     entry: Entry
@@ -58,30 +58,30 @@ class Change:
 
     @property
     def shared(self) -> list[int]:
-        """The seeds whose run is one and the same on both sides."""
+        """The seeds whose run is the same one on both sides."""
         both = sorted(self.a.keys() & self.b.keys())
         return [seed for seed in both if self.a[seed].measurement == self.b[seed].measurement]
 
     @property
     def is_same(self) -> bool:
-        """Whether each pair is one and the same run."""
+        """Whether each pair is a single run that both sides share."""
         return bool(self.seeds) and set(self.seeds) <= set(self.shared)
 
     @property
     def adjusted(self) -> float | None:
-        """The p-value over all systems that are tested (Bonferroni); None without a test."""
+        """The p-value corrected for all tested systems (Bonferroni); None without a test."""
         if not self.tests or self.difference is None or self.difference.p_value is None:
             return None
         return min(1.0, self.tests * self.difference.p_value)
 
     @property
     def resolved(self) -> bool:
-        """Whether the sides differ, at the error rate of all systems together."""
+        """Whether the sides differ, at an error rate that holds for all systems together."""
         return self.adjusted is not None and self.adjusted < ALPHA
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is one, in words."""
+        """The outcome of the test, in words."""
         if self.difference is None:
             return "no seed in common"
         if self.is_same:
@@ -93,7 +93,7 @@ class Change:
         return "resolved" if self.resolved else "not resolved"
 
     def mean(self, side: Runs) -> float | None:
-        """Return the mean over the paired seeds; over all of the side where there is no pair."""
+        """Return the mean over the paired seeds, or over all of the side's if there is no pair."""
         values = [side[seed].value for seed in self.seeds or side]
         return sum(values) / len(values) if values else None
 
@@ -105,11 +105,11 @@ class Comparison:
     a: Side
     b: Side
     displays: Mapping[str, str]
-    """Routers as papers print them, by registered name."""
+    """The names of routers in papers, by registered name."""
 
     @cached_property
     def named(self) -> dict[str, Entry]:
-        """The system of each trial and layer by fingerprint, named alike on both sides."""
+        """The system of each trial and layer, by fingerprint, named the same way on both sides."""
         described = self.a.descriptions | self.b.descriptions
         made = conditions_at(self.a.paths | self.b.paths, list(described.values()))
         bare = {
@@ -125,11 +125,11 @@ class Comparison:
         return [entry for entry in self.systems(self.a) if entry in self.systems(self.b)]
 
     def only(self, side: Side) -> list[Entry]:
-        """Return the systems that this side alone has."""
+        """Return the systems that only this side has."""
         return [entry for entry in self.systems(side) if entry not in self.entries]
 
     def systems(self, side: Side) -> list[Entry]:
-        """Return a side's systems, of bare layers those alone that it has no trial of."""
+        """Return a side's systems: those of trials, then bare layers that belong to no trial."""
         trained = dict.fromkeys(self.named[trial] for trial in side.trials["trial"])
         layers = dict.fromkeys(self.named[each] for each in self.layers(side)["trial"])
         belonging = {closest_layer(layers, entry) for entry in trained}
@@ -138,11 +138,11 @@ class Comparison:
 
     @staticmethod
     def layers(side: Side) -> pd.DataFrame:
-        """Return what a side measured of bare layers."""
+        """Return a side's measurements of bare layers."""
         return side.metrics[side.metrics["seed"].isna()]
 
     def runs(self, side: Side, metric: str) -> dict[Entry, dict[int, Value]]:
-        """Return a metric of trials by system and seed."""
+        """Return a metric of a side's trials by system and seed."""
         rows = side.metrics[(side.metrics["metric"] == metric) & side.metrics["seed"].notna()]
         by_entry: dict[Entry, dict[int, Value]] = defaultdict(dict)
         for row in rows.dropna(subset=["value"]).itertuples():
@@ -151,7 +151,7 @@ class Comparison:
         return by_entry
 
     def changes(self, metric: str = TOP1) -> list[Change]:
-        """Compare a metric of the systems that both sides have; those without a value are left out.
+        """Compare a metric of the systems that both sides have, leaving out those without a value.
 
         Only top-1 is tested.
         """
@@ -165,15 +165,15 @@ class Comparison:
 
     @cached_property
     def pairs(self) -> list[tuple[Entry, str, str]]:
-        """The trials that are compared: a system, and the fingerprints of its runs of one seed."""
+        """The compared trials: a system, and the fingerprints of its runs with one seed."""
         a, b = (self._trials(side) for side in (self.a, self.b))
         return [(key[0], trial, b[key]) for key, trial in a.items() if key in b]
 
     @cached_property
     def apart(self) -> list[pd.DataFrame]:
-        """What each side made of the systems that both have, but for what they share.
+        """The environments of each side's own results of the common systems, without shared ones.
 
-        Columns of the environment: see `results.frames.ENVIRONMENT`.
+        For the columns, see `results.frames.ENVIRONMENT`.
         """
         frames = []
         for side, other in ((self.a, self.b), (self.b, self.a)):
@@ -215,16 +215,16 @@ def _difference(change: Change, confidence: float = 1 - ALPHA) -> PairedDifferen
 
 
 def _tested(change: Change, tests: int) -> Change:
-    """Return a change with an interval that holds with those of all tests at once."""
+    """Return a change with an interval that holds simultaneously for all tests."""
     difference = _difference(change, 1 - ALPHA / tests)
     return replace(change, tests=tests, difference=difference)
 
 
 def compare(store: Store, a: str, b: str) -> Comparison:
-    """Compare two studies, or one before and after a change of code.
+    """Compare two studies, or one study before and after a change of code.
 
     Args:
-        a, b: `STUDY`, `STUDY@CODE` or `STUDY@TIME`, see `report.compare.sides`.
+        a, b: `STUDY`, `STUDY@CODE` or `STUDY@TIME` (see `report.compare.sides`).
 
     Raises:
         StoreError: a side does not exist, both are the same, or they have no system in common.
@@ -244,5 +244,5 @@ def compare(store: Store, a: str, b: str) -> Comparison:
 
 
 def listed(entries: Sequence[Entry]) -> str:
-    """Name systems with their conditions."""
+    """List systems with their conditions, or return `none`."""
     return ", ".join(each.full_label for each in entries) or "none"

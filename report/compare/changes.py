@@ -16,14 +16,14 @@ from results.text import changed_names, counted
 ABSENT = "none"
 
 Section = tuple[str, list[str]]
-"""A heading, and a line for each thing that changed."""
+"""A heading and a line for each thing that changed."""
 
 
 def what_changed(store: Store, made: Comparison) -> list[Section]:
-    """Say what differs between the trials that are compared, and the numbers of their systems.
+    """Return what differs between the compared trials and the results of their systems.
 
     Returns:
-        Settings, code, source and machines, each with at least one line.
+        Sections on settings, code, source and machines, each with at least one line.
     """
     return [
         ("Settings", _settings(made) or ["the same"]),
@@ -34,7 +34,7 @@ def what_changed(store: Store, made: Comparison) -> list[Section]:
 
 
 def _settings(made: Comparison) -> list[str]:
-    """Name each setting that differs within a pair of trials, and in which systems."""
+    """Return a line for each setting that differs within pairs of trials, with the systems."""
     described = made.a.descriptions | made.b.descriptions
     systems: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for entry, a, b in made.pairs:
@@ -74,12 +74,12 @@ def _options(metrics: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _of(systems: Iterable[str], every: set[str]) -> str:
-    """Name the systems that something concerns, unless it concerns all."""
+    """Name in brackets the systems that a change concerns, unless it concerns all."""
     return "" if set(systems) == every else f" ({', '.join(systems)})"
 
 
 def _code(made: Comparison) -> list[str]:
-    """Name the versions of the code, Python and the libraries that differ."""
+    """Return a line for each difference in the versions of the code, Python and the libraries."""
     a, b = (_environment(rows) for rows in made.apart)
     return [
         f"{name}: {' and '.join(a.get(name, [ABSENT]))} → {' and '.join(b.get(name, [ABSENT]))}"
@@ -89,7 +89,7 @@ def _code(made: Comparison) -> list[str]:
 
 
 def _environment(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the versions of the code, of Python and of each library that made these rows."""
+    """Return the versions of the code, Python and each library that made these rows."""
     values: dict[str, set[str]] = defaultdict(set)
     columns = rows[["code", "python", "libraries"]].drop_duplicates()
     for code, python, libraries in columns.itertuples(index=False):
@@ -102,7 +102,7 @@ def _environment(rows: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _components(store: Store, made: Comparison) -> Iterator[str]:
-    """Name each component that the trials of a pair hold another version of."""
+    """Yield a line for each component whose version differs within pairs of trials."""
     needed = {trial for _, a, b in made.pairs if a != b for trial in (a, b)}
     trials = {each.fingerprint: each for each in store.all_trials() if each.fingerprint in needed}
     systems: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
@@ -127,7 +127,7 @@ def _components(store: Store, made: Comparison) -> Iterator[str]:
 
 
 def _suites(made: Comparison) -> Iterator[str]:
-    """Name each suite of which other code measured."""
+    """Yield a line for each suite whose code differs between the sides."""
     a, b = (side.metrics.groupby("suite")["source_hash"].unique() for side in (made.a, made.b))
     for suite in sorted(set(a.index) & set(b.index)):
         if set(a[suite]) != set(b[suite]):
@@ -135,7 +135,7 @@ def _suites(made: Comparison) -> Iterator[str]:
 
 
 def _machines(made: Comparison) -> list[str]:
-    """Name the machines of each side that the other does not have."""
+    """Return a line with the machines of both sides, or none if they are the same."""
     a, b = (_machines_of(rows) for rows in made.apart)
     if a.keys() == b.keys():
         return []

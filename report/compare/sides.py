@@ -1,10 +1,10 @@
-"""One side of a comparison: a study as it stands, or as it stood before code changed.
+"""One side of a comparison: a study as it is now, or as it was before code changed.
 
-A study keeps the results of older code, so that one study has a side before a change and one after.
-`STUDY@CODE` names a version of the code, as the column `code` of frames has it: the first twelve
-digits of the commit and, where files differed from it, `+` and six digits of the whole state.
-`STUDY@TIME` is the study as it stood at a time of this machine, such as 2026-05-04T18:00: a plugin
-that changed has no commit here.
+A study keeps the results of older code, so one study has a side before a change and one after it.
+`STUDY@CODE` names a version of the code as in the column `code` of frames: the first twelve digits
+of the commit and, if files differed from it, `+` and six digits of a hash of the whole state.
+`STUDY@TIME` is the study as it was at a local time, such as 2026-05-04T18:00; it serves changes of
+a plugin, which has no commit here.
 """
 
 import json
@@ -23,20 +23,20 @@ from results.text import nearest, to_json
 TOP1, FEW_SHOT, TRAINING, LOAD = "top1", "transfer_top1", "train_seconds", "load_cv"
 FORWARD, WAS_DISTURBED = "forward_ms", "disturbed"
 METRICS = (TOP1, FEW_SHOT, TRAINING, LOAD, FORWARD, WAS_DISTURBED)
-"""The metrics that are compared, and what says whether other processes disturbed a timing."""
+"""The compared metrics, and the one that tells whether other processes disturbed a timing."""
 DIGITS = 12
-"""Digits of a commit in the name of a version."""
+"""The number of digits of a commit in the name of a version."""
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """What counts of a study on one side (columns: see `results.frames`).
+    """The results of a study that count on one side (for the columns, see `results.frames`).
 
     Attributes:
-        label: the study, and the version of the code where one was asked for.
-        trials: one row a trial.
+        label: the study, and the version of the code or the time if one was given.
+        trials: one row per trial.
         metrics: the compared metrics at the end of training, and timings of bare layers.
-        descriptions: by the fingerprint of each trial and layer of the study.
+        descriptions: those of the study's trials and layers, by fingerprint.
     """
 
     label: str
@@ -56,11 +56,11 @@ class Side:
 
 
 def load_side(store: Store, text: str) -> Side:
-    """Read the side that `STUDY` or `STUDY@CODE` names.
+    """Return the side that `STUDY`, `STUDY@CODE` or `STUDY@TIME` names.
 
     Raises:
-        StoreError: there is no such study, or no such version of the code in it, or several; the
-            message names those there are.
+        StoreError: there is no such study, or no or several such versions of its code; the message
+            names the known versions.
     """
     name, at, version = text.partition("@")
     study = store.find_study(name).name
@@ -90,8 +90,8 @@ def load_side(store: Store, text: str) -> Side:
 
 
 def _moment(text: str) -> datetime | None:
-    """Return the time that a text names, by this machine's clock; None where it names none."""
-    if "-" not in text:  # a commit of digits alone is no year
+    """Return the time that a text names, by this machine's clock, or None if it names none."""
+    if "-" not in text:  # a commit of only digits is not a year
         return None
     try:
         return datetime.fromisoformat(text).astimezone()
@@ -100,7 +100,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def known_versions(store: Store, study: str) -> dict[str, datetime]:
-    """Return when each version of the code that made results of a study was used first."""
+    """Return when each version of the code that made a study's results was first used."""
     trials = trials_frame(store, study, history=True)[["code", "started_at"]]
     measured = measurements_frame(store, study, history=True)[["code", "at"]]
     rows = pd.concat([trials.set_axis(measured.columns, axis=1), measured]).dropna()
@@ -109,13 +109,13 @@ def known_versions(store: Store, study: str) -> dict[str, datetime]:
 
 
 def known_text(known: Mapping[str, datetime]) -> str:
-    """Name versions of the code with the times of this machine at which each was used first."""
+    """List versions of the code, each with the local time of its first use."""
     times = {code: f"{at.astimezone():%Y-%m-%dT%H:%M}" for code, at in known.items()}
     return ", ".join(f"{code} (from {time})" for code, time in times.items()) or "no code yet"
 
 
 def _version(study: str, asked: str, known: list[str]) -> str:
-    """Return the version whose name begins so; of a commit written out in full as well."""
+    """Return the version whose name begins as asked; a full commit hash works too."""
     commit = asked[:DIGITS] if "+" not in asked else asked
     matching = [each for each in known if each.startswith(commit)] if asked else []
     if commit in matching:
@@ -131,10 +131,10 @@ def _version(study: str, asked: str, known: list[str]) -> str:
 def _as_of(
     until: datetime, trials: pd.DataFrame, metrics: pd.DataFrame, code: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what counted at a time: of each trial and number, the newest that there was.
+    """Return what counted at a time: the newest attempt of each trial, and the numbers so far.
 
     Args:
-        code: the version whose results count before any other's.
+        code: the version whose results take precedence over all others.
     """
     tried = trials.dropna(subset=["attempt"])
     tried = tried.assign(own=tried["code"] == code, done=tried["status"] == "done")
@@ -149,7 +149,7 @@ def _as_of(
 
 
 def _newest(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Keep one of each number; of several, that of the code that was asked for, or the newest."""
+    """Keep one row per number: that of the requested code if there is one, else the newest."""
     number = ["kind", "suite", "machine", "metric", "where"]
     ordered = metrics.sort_values(["own", "at", "measurement"])
     return ordered.drop_duplicates(number, keep="last")

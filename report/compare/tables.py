@@ -1,4 +1,4 @@
-"""A comparison of two sides for readers: its tables, its notes, and the files that hold them."""
+"""A comparison of two sides for readers: its tables, its notes, and their files."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ COLUMNS = (
 )
 PLAIN = {FEW_SHOT: ("few-shot", "points", 100.0), TRAINING: ("training", "s", 1.0)}
 PLAIN |= {LOAD: ("load CV", "", 1.0)}
-"""By metric that is not tested: what it is called, in what it is shown, and its scale."""
+"""The name, unit and scale of each metric that is not tested."""
 PLAIN_COLUMNS = (
     *text_columns("router", "condition", "metric", n="pairs"),
     *(Column(key, label, digits=3) for key, label in (("a", "A"), ("b", "B"))),
@@ -51,11 +51,11 @@ HEADS = (
     *("p", "p_family", "verdict"),
 )
 SETTING = ("scope", "shape", "batch")
-"""What sets timings apart: of layers by their shape, of whole models by their batch."""
+"""What distinguishes timings: the shape of a layer, the batch of a whole model."""
 Time = tuple[float, bool]
 """The median of `forward_ms`, and whether other processes disturbed it."""
 Timed = tuple[Entry, float, float, bool]
-"""A system, its times at one setting on both sides, and whether others disturbed either."""
+"""A system, its times at one setting on both sides, and whether either was disturbed."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Compared:
     """A comparison, ready to be shown.
 
     Attributes:
-        top1: the paired differences; None where no system has a top-1.
-        plain: rows of `PLAIN_COLUMNS`: the other metrics of systems that both sides have them of.
+        top1: the paired differences; None if no system has a top-1.
+        plain: rows of `PLAIN_COLUMNS`: the other metrics, for systems with values on both sides.
         notes: what only one side has, and what cannot be compared.
         changed: what changed between the sides.
     """
@@ -79,7 +79,7 @@ class Compared:
 
 
 def show(store: Store, made: Comparison) -> Compared:
-    """Make a comparison's tables and notes."""
+    """Return a comparison's tables and notes."""
     changes, (setting, times) = made.changes(), timed(made)
     rows = [_row(change) for change in changes]
     title = f"{made.b.label} against {made.a.label}"
@@ -115,8 +115,8 @@ def _caption(changes: Sequence[Change]) -> str:
     return (
         f"{sentence} ±: half of its simultaneous 95 % interval. p: paired t test over seeds, "
         f"two-sided. p (family): corrected for {counted(tests, 'test')} (Bonferroni), "
-        f"which decides: resolved means p (family) < {ALPHA}, or, which is the same, that the "
-        "interval leaves out 0."
+        f"which decides: resolved means p (family) < {ALPHA}, or, equivalently, that the "
+        "interval excludes 0."
     )
 
 
@@ -139,8 +139,8 @@ def _plain_row(entry: Entry, name: str, n: int | None, a: float, b: float, *mark
 def timed(made: Comparison) -> tuple[str, list[Timed]]:
     """Return the setting that most systems were timed at on both sides, and their times.
 
-    It names the machine, which is the same. Layers come before whole models. "" where nothing was
-    timed on one machine on both sides.
+    The setting includes the machine, which must be the same. Layers take precedence over whole
+    models. The setting is "" if both sides timed nothing on a common machine.
     """
     a, b = _times(made, made.a), _times(made, made.b)
     both = {s: [e for e in made.entries if e in a[s] and e in b[s]] for s in a if s in b}
@@ -181,7 +181,7 @@ def _setting(where: dict[str, object]) -> str:
 def _notes(
     made: Comparison, changes: Sequence[Change], setting: str, times: Sequence[Timed]
 ) -> Iterator[str]:
-    """Name what only one side has, and what is not compared."""
+    """Yield sentences on what only one side has and what is not compared."""
     for name, side in (("A", made.a), ("B", made.b)):
         if only := made.only(side):
             yield f"Only {name} has {listed(only)}."
@@ -207,7 +207,7 @@ def _notes(
     sides = (side.metrics["metric"].isin([TRAINING, FORWARD]) for side in (made.a, made.b))
     a, b = (set(s.metrics[own]["machine"]) for s, own in zip((made.a, made.b), sides, strict=True))
     if a and b and a != b:
-        yield "Times are compared where both were taken on one machine."
+        yield "Times are compared only if both were taken on one machine."
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -215,14 +215,14 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def plain_table(shown: Compared) -> Table | None:
-    """Make a row a system and metric; None where there is none."""
+    """Return a table with one row per system and metric, or None if there are no rows."""
     caption = "Means over the seeds that both have, not tested."
     rows = shown.plain
     return assemble("plain", "Other metrics", caption, PLAIN_COLUMNS, rows) if rows else None
 
 
 def write(shown: Compared, folder: Path) -> tuple[Path, Path]:
-    """Write `compare.md` and `compare.csv` into a folder; return both."""
+    """Write `compare.md` and `compare.csv` into a folder and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / "compare.md", folder / "compare.csv"
     for file, text in zip(files, (_markdown(shown), _csv(shown)), strict=True):
@@ -242,7 +242,7 @@ def _markdown(shown: Compared) -> str:
 
 
 def _csv(shown: Compared) -> str:
-    """Write a line a system and metric: top-1 as a share, others as `compare.md` shows them."""
+    """Return one line per system and metric: top-1 as a share, others as in `compare.md`."""
     rows: list[Sequence[object]] = []
     for change in shown.changes:
         made, tested = change.difference, change.difference if change.tests else None

@@ -10,7 +10,7 @@ function swatch(name) {
   return element("span", { className: "router" }, square(colour), element("span", {}, name));
 }
 
-// ---- linked selection: a router chosen anywhere is chosen everywhere
+// ---- linked selection: choosing a router anywhere chooses it everywhere
 
 function choose(name) {
   if (!chosen.delete(name)) chosen.add(name);
@@ -75,7 +75,7 @@ for (const router of DATA.routers) {
   chip.addEventListener("click", () => choose(router.name));
   $("#chips")?.append(chip);
 }
-// The first cost that tells the routers apart is shown first; one that nothing has, never.
+// The first cost that distinguishes the routers is shown initially; costs without data are removed.
 if ($("#by-cost")) {
   const options = [...$("#by-cost").options];
   const costs = (option) => DATA.runs.map((run) => run[option.value]).filter((cost) => cost !== null);
@@ -99,10 +99,10 @@ const built = DATA.rows.length ? new Promise((done) => makeLeaderboard().on("tab
   hideWhatDoesNotFit();
   done();
 })) : null;
-// From then on nothing moves by itself.
+// After this, nothing moves by itself.
 const ready = Promise.all([built, drawAll(), drawLoads()]).then(() => { document.body.dataset.drawn = "all"; });
 
-// ---- what a reader has chosen, kept when a live page takes the place of this one
+// ---- what a reader has chosen, kept when a live page replaces this one
 
 const selects = () => [...document.querySelectorAll("#by-condition, #by-cost, #by-suite")];
 
@@ -115,7 +115,7 @@ function boardState() {
   };
 }
 
-// Chooses it again, but for what the new page does not have.
+// Restores the choices, except for what the new page does not have.
 async function resumeBoard({ chosen: names, selected, sort, filters }) {
   await ready;
   for (const { name } of DATA.routers) if (names.includes(name)) chosen.add(name);

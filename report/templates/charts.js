@@ -1,8 +1,8 @@
-// The charts of the page, drawn by Vega-Lite. Each names its data by what `report/board.py` makes.
+// The charts of the page, drawn by Vega-Lite from the data that `report/board.py` makes.
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// What every chart shares: a router's colour, mark and line, and that the chosen ones stand out.
+// Shared by all charts: each router's colour, mark and line, and the emphasis of chosen ones.
 function systems(data) {
   const domain = data.routers.map((each) => each.name);
   const of = (range) => ({ domain, range: data.routers.map((each) => each[range]) });
@@ -31,11 +31,11 @@ function theme() {
 }
 
 const GIVEN = { params: [{ name: "chosen", value: [] }], width: "container", autosize: { type: "fit-x", contains: "padding" } };
-// Of one seed the interval is a point: a layer of nothing has no axis.
+// With one seed the interval is a point, since an empty layer would have no axis.
 const end = (of) => ({ calculate: `isValid(datum.${of}) ? datum.${of} : datum.top1`, as: `${of}_end` });
 const shown = (condition) => [{ filter: { field: "condition", equal: condition } }];
 
-// The axis holds every mean with some room; an interval that is wider is cut.
+// The axis holds every mean with some margin; a wider interval is cut.
 function accuracies(data, condition) {
   const means = data.runs.filter((each) => each.condition === condition).map((each) => each.top1);
   const [least, most] = [Math.min(...means), Math.max(...means)];
@@ -125,7 +125,7 @@ const CHARTS = {
   }),
 };
 
-// Draws a chart into a place; where it is drawn already, again.
+// Draws a chart into a place, replacing the one that is there.
 async function draw(place, name, data, options) {
   const spec = { config: theme(), ...CHARTS[name](data, options) };
   const embedded = await vegaEmbed(place, spec, { actions: false, renderer: "svg", ast: false });

@@ -1,4 +1,4 @@
-// The routing explorer: where each patch of some test images went, two routers side by side.
+// The routing explorer: where each patch of some test images went, for two routers side by side.
 (() => {
   const section = document.getElementById("explorer");
   const data = dataOf("explorer-data");
@@ -13,7 +13,7 @@
 
   const paragraph = (text) => element("p", {}, text);
 
-  // A map with its patches, image by image and row by row, decoded when it is first shown.
+  // Returns a map with its patches, by image and row, decoded when it is first shown.
   function decoded(map) {
     if (map.patches) return map;
     const raw = bytes(map.experts);
@@ -63,14 +63,14 @@
     }
 
     about() {
-      if (!this.map) return "It has no such layer, or one whose tokens are no patches.";
+      if (!this.map) return "It has no such layer, or one whose tokens are not patches.";
       const { step, low, high } = this.map;
       const when = step === null ? "end of training" : `step ${step}`;
       const opacity = low < high ? `Opacity: shares from ${ofByte(low)} to` : "All shares are";
       return `Seed ${this.router.seed}, ${when}. ${opacity} ${ofByte(high)}.`;
     }
 
-    // One image with its patches above it: a canvas that has a pixel for each patch.
+    // One image overlaid with its patches: a canvas with one pixel per patch.
     picture(image, name) {
       const { sample, map } = this;
       const source = `data:image/png;base64,${sample.images[image]}`;
@@ -119,7 +119,7 @@
       });
     }
 
-    // Highlights an expert's patches and lists what it takes; all again, if it was chosen before.
+    // Highlights an expert's patches and lists what it takes; choosing it again shows all patches.
     choose(expert, where = "") {
       this.expert = expert === this.expert ? null : expert;
       for (const button of this.find(".experts").children) {
@@ -172,7 +172,7 @@
       const most = this.map.classes[this.expert].map((each) => this.inWords(each)).join(", ");
       const weight = most ? ` Of its weight in the whole sample: ${most}.` : "";
       lines.push(paragraph(`Expert ${this.expert} has the largest share of ${counted}.${weight}`));
-      // Of equal shares, patches of different images first.
+      // Among equal shares, patches of different images come first.
       own.sort((one, other) => other.patch.share - one.patch.share || one.rank - other.rank);
       const crops = own.slice(0, TOP_PATCHES).map((each) => this.crop(each));
       return [...lines, element("div", { className: "crops" }, ...crops)];
@@ -191,7 +191,7 @@
   const roots = [...section.querySelectorAll(".pane")];
   const panes = roots.map((root, side) => new Pane(root, data.first[side]));
 
-  // Offers [label, value] options; what was chosen before stays where it is still there.
+  // Offers [label, value] options; the previous choice is kept if it is still among them.
   function offer(select, options) {
     const before = select.value;
     select.replaceChildren(...options.map(([label, value]) => new Option(label, value)));

@@ -1,4 +1,4 @@
-// The leaderboard: a table of every system, its columns by choice, and what is behind a number.
+// The leaderboard: a table of all systems with a choice of columns, and the trials behind a number.
 
 let leaderboard = null;
 
@@ -23,7 +23,7 @@ function formatted(cell, column) {
   return number;
 }
 
-// By value, where what has none stays below.
+// Compares by value; rows without one always come last.
 function byValue(a, b, _row, _other, _column, direction) {
   const [one, two] = [a?.value ?? null, b?.value ?? null];
   const last = direction === "asc" ? 1 : -1;
@@ -68,7 +68,7 @@ function makeLeaderboard() {
   leaderboard = new Tabulator("#leaderboard-table", {
     data: DATA.rows, columns: [...columns, ...DATA.columns.map(numbers)], layout: "fitDataFill",
     columnDefaults: { headerWordWrap: true, resizable: false }, placeholder: "no finished trial",
-    // By itself it draws all rows again when it is first scrolled to, under a reader's click.
+    // Otherwise it redraws all rows when it is first scrolled into view, under a reader's click.
     autoResize: false,
     initialSort: first ? [{ column: `cells.${first.key}`, dir: "desc" }] : [],
   });
@@ -108,16 +108,16 @@ function isTooWide() {
   return holder.scrollWidth > holder.clientWidth;
 }
 
-// Where columns are too wide side by side, intervals go below their numbers.
+// If the columns do not fit side by side, intervals go below their numbers.
 function fit() {
   for (const stacked of [false, true]) {
     $("#leaderboard-table").classList.toggle("stacked", stacked);
-    leaderboard.redraw(true); // rows are as high as names need in the width that columns have now
+    leaderboard.redraw(true); // row heights depend on how names wrap at the current widths
     if (!isTooWide()) return;
   }
 }
 
-// At first there are as many columns as fit; a narrow screen scrolls. The others are a click away.
+// Initially shows as many columns as fit; a narrow screen scrolls. The others are a click away.
 function hideWhatDoesNotFit() {
   const columns = leaderboard.getColumns().filter((column) => column.isVisible());
   for (const column of innerWidth < 600 ? [] : columns.slice(5).reverse()) {
@@ -126,7 +126,7 @@ function hideWhatDoesNotFit() {
   }
 }
 
-// What is behind a number: its trials with their curves, logs and failures, and how to make it again.
+// Shows the trials behind a number, with curves, logs and failures, and how to reproduce it.
 function explain(row, column, cell) {
   const place = $("#behind");
   const own = DATA.trials.filter((each) => each.router === row.router && each.condition === row.condition);

@@ -1,9 +1,9 @@
-// What the scripts of the page share, and its tables: their order, and the trials behind a number.
+// Shared by the scripts of the page; its tables: sorting, and the trials behind a number.
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const dataOf = (id) => JSON.parse(document.getElementById(id).textContent);
 
-// An element with text, never markup: names of routers, studies and classes are anybody's.
+// An element with text, never markup, since names of routers, studies and classes are not trusted.
 function element(tag, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(tag), attributes);
   made.append(...children.filter((each) => each !== null && each !== undefined));
@@ -37,7 +37,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A number shows the trials behind it: their rows alone, in the tables of trials and layers.
+// Clicking a number shows only the rows of its trials, in the tables of trials and layers.
 const lists = [...document.querySelectorAll("#table-trials, #table-layers")];
 
 function showAll(list) {
@@ -45,7 +45,7 @@ function showAll(list) {
   for (const row of list.querySelectorAll("tbody tr")) row.hidden = false;
 }
 
-// A number with where it stands: of a table, the row and the heading; else the text around it.
+// A number with its place: in a table, the row and the heading; elsewhere, the text around it.
 function nameOf(number) {
   const cell = number.closest("td");
   if (!cell) return number.closest("p").innerText.replace(/\s+/g, " ").trim();

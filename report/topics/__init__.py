@@ -1,4 +1,4 @@
-"""The tables, figures and sections of a report, in the order in which they are read."""
+"""The tables, figures and sections of a report, in reading order."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,19 +101,19 @@ FAILURES = Section("failures", "Failures", (trials.failures,), (trials.trials, t
 
 
 def sections(study: StudyData) -> list[Section]:
-    """Return the sections of a study's page, with those of suites that none is made for."""
+    """Return the sections of a study's page, with generic ones for suites without their own."""
     return [*SECTIONS, *generic.sections(study), FAILURES]
 
 
 def make_tables(study: StudyData) -> list[Table | Absent]:
-    """Make every table, or say what it lacks."""
+    """Return every table, or what it lacks."""
     return [maker(study) for maker in _makers(study) if isinstance(maker, TableMaker)]
 
 
 def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw every figure, or say what it lacks.
+    """Yield every figure, or what it lacks.
 
-    One warning names the characters that no installed font has.
+    A single warning names the characters that no installed font has.
     """
     lacking: set[str] = set()
     for maker in _makers(study):
@@ -124,7 +124,7 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     if lacking:
         warnings.warn(
             f"no installed font has {' '.join(sorted(lacking))}: the figures show numbers of "
-            "classes, or codes of characters, instead; a Noto font of that script would help",
+            "classes, or codes of characters, instead; a Noto font for that script would help",
             stacklevel=2,
         )
 
@@ -136,9 +136,9 @@ def _makers(study: StudyData) -> Iterator[TableMaker | FigureMaker]:
 def chosen(
     section: Section, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
 ) -> tuple[list[Part], list[Part]]:
-    """Return the parts of a section, shown and folded, with those made for each condition.
+    """Return the shown and the folded parts of a section, with those made for each condition.
 
-    What is missing is said once, and not folded away.
+    Missing parts are merged by reason, and never folded away.
     """
 
     def made_by(makers: Iterable[TableMaker | FigureMaker]) -> list[Part]:

@@ -1,4 +1,4 @@
-"""Accuracy: the main table, test accuracy, and validation accuracy in training."""
+"""Accuracy: the main table, test accuracy, and validation accuracy during training."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -76,7 +76,7 @@ def table(study: StudyData) -> Contents:
     compared, under = against_nulls(study), stands_under(study)
     few = transfer.columns(study)
     others = [each for each in generic.headlines(study) if each[0].key != transfer.GENERIC]
-    # Few-shot accuracy beside top-1.
+    # Few-shot accuracy goes next to top-1.
     reached = (ACCURACY[0], *few, *ACCURACY[1:])
     rows = []
     for entry in study.entries:
@@ -104,8 +104,8 @@ def table(study: StudyData) -> Contents:
         undertrained.sentence(study),
         tuning.sentence(study),
         "Training: FLOPs spent.",
-        "Load CV, dropped (choices of tokens that were lost to capacity), uncovered (tokens that "
-        "no expert processed): means over the MoE layers."
+        "Load CV, dropped (token choices lost to capacity), uncovered (tokens that no expert "
+        "processed): means over the MoE layers."
         if measured(study, "balance")
         else "",
         "H_s and H_u (of the gates), I(E;Y) (of the combine weights and the class, "
@@ -116,7 +116,7 @@ def table(study: StudyData) -> Contents:
         f"{setting.title} ({setting.sizes}) on {setting.machine}."
         if setting
         else "",
-        f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
+        f"Routers are named with their experts, except the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
         *(sentence for *_, sentence in others),
@@ -130,12 +130,12 @@ CAPTION = (
     "the model without MoE layers."
 )
 COLUMNS = 2
-ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
+ARROW = "Arrow: a null beyond the axis, with its mean ± half of its interval."
 
 
 @as_figure("accuracy", "Test accuracy by router", "accuracy")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure, a panel for each condition."""
+    """Draw one figure with a panel for each condition."""
     values = {e: list(100 * study.final("top1", e)) for e in study.entries}
     if not any(values.values()):
         raise Lacking(why_without(study, "accuracy", "a test accuracy"))
@@ -173,7 +173,7 @@ def _draw_router(
     is_above: bool | None,
     ends: tuple[float, float],
 ) -> None:
-    """Draw a row; `is_above` where its values lie beyond the axis, None where they are on it."""
+    """Draw a row; `is_above`: on which side its values lie off the axis, None if they are on it."""
     blended = axes.get_yaxis_transform()
     note: dict[str, Any] = {"va": "center", "fontsize": 7, "color": FAINT}
     if not values:
@@ -200,7 +200,7 @@ def _draw_router(
 
 
 TRAINING_CAPTION = (
-    "Top-1 accuracy on the validation split against the FLOPs spent on training until then{right}. "
+    "Top-1 accuracy on the validation split against the training FLOPs spent so far{right}. "
     "Line: mean over the seeds ({counts}); band: from the "
     "lowest to the highest seed (none where n = 1)."
 )
@@ -239,7 +239,7 @@ def draw_training(study: StudyData, condition: Condition) -> Sketch:
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
     """Summarise each evaluation: mean FLOPs; accuracies in % as mean, lowest, highest and count.
 
-    They are at the same shares of a training, whose steps differ where seconds decide them.
+    Seeds are matched by evaluation, since their steps differ if a time budget decides them.
     """
     rows = study.rows("val_top1", entry).dropna(subset=["step", "value"]).sort_values("step")
     rows = rows.assign(flops=[where.get("flops") for where in rows["where"]])
@@ -252,7 +252,7 @@ def _second_half(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _enlarge(axes: Axes, curves: Iterable[pd.DataFrame]) -> None:
-    """Show the second half of training alone."""
+    """Limit the axes to the second half of training."""
     late = pd.concat([_second_half(points) for points in curves])
     room = 0.06 * max(late["high"].max() - late["low"].min(), 0.5)
     axes.set_xlim(0.98 * late["flops"].min(), 1.01 * late["flops"].max())

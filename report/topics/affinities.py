@@ -1,6 +1,6 @@
-"""Affinity × allocation: how tokens become logits, against how logits become a routing.
+"""Affinity × allocation: how tokens become logits, and how logits become a routing.
 
-The two choices that arXiv 2401.15969 separates, as a heat map of test accuracy.
+A heat map of test accuracy over the two choices that arXiv 2401.15969 separates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ Cells = Mapping[tuple[System, str], Entry]
 
 @as_named_figures(NAME, TITLE, "accuracy")
 def draw(study: StudyData) -> Iterator[Named]:
-    """Draw a heat map for each setting of the rest, where several affinities were swept."""
+    """Draw a heat map for each setting of the other paths, if several affinities were swept."""
     by_rest: dict[Condition, dict[tuple[System, str], Entry]] = {}
     for entry in study.entries:
         affinity = entry.condition.mapping.get(AFFINITY)

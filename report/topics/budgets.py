@@ -1,7 +1,7 @@
-"""Accuracy of the same runs by other budgets than the one that they were given.
+"""Accuracy of the same runs under other budgets than the one they were given.
 
-A curve of validation accuracy is cut where all runs have come: at the FLOPs, and at the seconds,
-that the one which spent the least spent in all. No run can be cut to fewer parameters.
+Curves of validation accuracy are cut where the cheapest run ended: at its total FLOPs, and at the
+total seconds of the run that took the fewest. No run can be cut to fewer parameters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,14 +25,14 @@ from results.statistics.ranks import fronts
 
 @dataclass(frozen=True)
 class Standing:
-    """The entries of one condition by one budget.
+    """The ranking of one condition's entries under one budget.
 
     Attributes:
         budget: FLOPs, seconds or parameters.
-        cut: where the curves are read, FLOPs or seconds; None for parameters, at the end.
-        machine: whose seconds they are; None for other budgets.
-        accuracy: validation accuracy of each entry, a share by seed; only of those that have one.
-        ranks: rank of each of these entries, 1 the best; equal ones share a rank.
+        cut: the FLOPs or seconds at which curves are read; None for parameters (at the end).
+        machine: the machine that the seconds are from; None for other budgets.
+        accuracy: validation accuracy by seed, as a share, of each entry that has one.
+        ranks: the rank of each of these entries, 1 for the best; equal ones share a rank.
     """
 
     budget: str
@@ -43,7 +43,7 @@ class Standing:
 
 
 def standings(study: StudyData, condition: Condition) -> list[Standing]:
-    """Return the standing by each budget of all that were trained under a condition."""
+    """Return the ranking of all entries of a condition under each budget."""
     entries = study.under(condition)
     last = {entry: _last(study, entry) for entry in entries}
     sizes = {entry: study.final("params_total", entry) for entry in entries}
@@ -57,21 +57,21 @@ def standings(study: StudyData, condition: Condition) -> list[Standing]:
 
 
 def require_rivals(rankings: Iterable[Standing]) -> None:
-    """Check that there is something to rank.
+    """Check that there are at least two entries to rank.
 
     Raises:
-        Lacking: there is not.
+        Lacking: there are fewer.
     """
     most = max((len(standing.ranks) for standing in rankings), default=0)
     if most == 1:
-        raise Lacking("one router has none to be ranked against", fine=True)
+        raise Lacking("a single router has nothing to be ranked against", fine=True)
     if not most:
         raise Lacking("no trial was evaluated along the way (suite accuracy)")
 
 
 @dataclass(frozen=True)
 class OrderChange:
-    """Two entries, with the budgets by which the first is before the other, and after it."""
+    """Two entries, with the budgets that rank the first before the other and those after it."""
 
     entry: Entry
     other: Entry
@@ -84,7 +84,7 @@ class OrderChange:
 
 
 def order_changes(rankings: Iterable[Standing]) -> list[OrderChange]:
-    """Return each pair of entries whose order one budget turns round."""
+    """Return each pair of entries that two budgets rank in opposite order."""
     by_budget = {standing.budget: standing.ranks for standing in rankings}
     changes = []
     everyone = dict.fromkeys(entry for ranks in by_budget.values() for entry in ranks)
@@ -100,11 +100,11 @@ def order_changes(rankings: Iterable[Standing]) -> list[OrderChange]:
 def curves(
     study: StudyData, entry: Entry, along: str, machine: str | None = None
 ) -> dict[int, pd.Series]:
-    """Return the validation accuracy of each seed by the compute used until then.
+    """Return each seed's validation accuracy, indexed by the compute used so far.
 
     Args:
         along: "flops" or "seconds".
-        machine: the machine whose runs alone count; None for all.
+        machine: the only machine whose runs count; None for all.
     """
     rows = study.rows("val_top1", entry).dropna(subset=["step", "value"]).sort_values("step")
     if machine is not None:
@@ -119,14 +119,14 @@ def curves(
 def _cut(
     study: StudyData, entries: list[Entry], along: str, budget: str, machine: str | None = None
 ) -> Standing:
-    """Rank the entries by their accuracies where all runs have come."""
+    """Rank the entries by their accuracies where the first run ended."""
     by_entry = {entry: curves(study, entry, along, machine) for entry in entries}
     ends = [curve.index[-1] for of_seed in by_entry.values() for curve in of_seed.values()]
     if not ends:
         return Standing(budget, None, machine, {}, {})
     cut = float(min(ends))
-    # Linear between two evaluations. A run that had spent more before it was first evaluated has
-    # no accuracy there.
+    # Interpolated linearly between evaluations. A run that had spent more before its first
+    # evaluation has no accuracy there.
     read = {
         entry: pd.Series(
             {s: np.interp(cut, c.index, c.to_numpy(), left=np.nan) for s, c in of_seed.items()},
@@ -147,26 +147,26 @@ def _last(study: StudyData, entry: Entry) -> pd.Series:
 
 
 def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
-    """Return the machine that trained the most of these entries' runs; None where none is done."""
+    """Return the machine that finished the most runs of these entries, or None if none is done."""
     runs = pd.concat([study.trials_of(entry) for entry in entries]) if entries else study.trials
     machines = runs[runs["status"] == "done"]["machine"].value_counts()
     return None if machines.empty else str(machines.index[0])
 
 
 CAPTION = (
-    "Left: top-1 accuracy on the validation split against seconds of training until then, mean "
-    "over the seeds ({counts}) where all have come, on one machine; dotted: where every run has "
-    "come, and the ranking by seconds is read. Right: that at the end of training against "
-    "parameters, mean over the seeds; dashed: the first front, of those that none surpasses with "
-    "no more parameters."
+    "Left: top-1 accuracy on the validation split against seconds of training so far on one "
+    "machine, mean over the seeds ({counts}) as far as all of them go; dotted: the end of the "
+    "shortest run, where the ranking by seconds is read. Right: accuracy at the end of training "
+    "against parameters, mean over the seeds; dashed: the first front, of the systems that no "
+    "other surpasses with as few parameters."
 )
 POINTS = 100
-"""Of a mean curve."""
+"""The number of points of a mean curve."""
 
 
 @as_figures("budgets", "Accuracy by seconds and by parameters", "accuracy")
 def draw(study: StudyData, condition: Condition) -> Sketch:
-    """Draw accuracy against seconds, and against parameters."""
+    """Draw accuracy against seconds and against parameters."""
     _, by_seconds, by_parameters = standings(study, condition)
     require_rivals([by_seconds, by_parameters])
     entries = list(by_parameters.ranks)
@@ -194,9 +194,8 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
 def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series:
     """Return the mean accuracy over the seeds, in %, by seconds.
 
-    It begins where all seeds were evaluated.
-
-    Empty where there is none, or one ended before another was evaluated.
+    It begins where all seeds have been evaluated, and is empty if there is no seed or if one
+    ended before another was first evaluated.
     """
     by_run = list(curves(study, entry, "seconds", machine).values())
     if not by_run:

@@ -1,4 +1,4 @@
-"""Claims of papers about routers, and the verdicts of these runs."""
+"""Claims of papers about routers, and their verdicts by the study's runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -36,18 +36,18 @@ def table(study: StudyData) -> Contents:
     behind = {trial for each in tested for trial in each.evidence.trials}
     older = older_trials_sentence(study.trials[study.trials["trial"].isin(behind)])
     summary = (
-        f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
-        "claim's test has it, paired by seed, ± half of its 95 % Student t interval. It holds at "
-        "the scale of these runs, which is not that of the papers, and with their settings, tuned "
-        "or untuned."
+        f"These runs can test {len(tested)} of {counted(len(claims), 'claim')}. Difference: as "
+        "defined by the claim's test, paired by seed, ± half of its 95 % Student t interval. It "
+        "holds at the scale of these runs, which is not that of the papers, and with their "
+        "settings, tuned or untuned."
     )
     details = (
-        "The test of each claim stands in the table that says how each is tested. Difference: the "
+        "The test of each claim is in the table that says how each is tested. Difference: the "
         "mean over the conditions that have both sides, with its interval over the seeds that all "
         "of them have. p: two-sided paired t test (against the nearer end of a margin; "
-        "where two differences decide, the larger p); Holm's correction over the claims tested. "
-        "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
-        "otherwise, whatever was expected. Tuned: for each router of both sides.",
+        "if two differences decide, the larger p); Holm's correction over the claims tested. "
+        "Supported or contradicted: adjusted p < 0.05, depending on where the difference lies; "
+        "otherwise undecided, whatever was expected. Tuned: for each router on both sides.",
         sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
@@ -56,7 +56,7 @@ def table(study: StudyData) -> Contents:
 
 @as_table("claim_tests", "How each claim is tested")
 def tests(study: StudyData) -> Contents:
-    """Make a row for each claim, tested or not: whose it is, and what would decide it."""
+    """Make a row for each claim, tested or not, with its source and what would decide it."""
     if study.trials.empty:
         raise Lacking("the study has no trials", fine=True)
     rows = []
@@ -70,14 +70,14 @@ def tests(study: StudyData) -> Contents:
         *("note", "not tested, since"),
     )
     caption = (
-        "Each claim as its test reads it: a difference of two sides, each the mean over its "
+        "Each claim as its test reads it: a difference between two sides, each the mean over its "
         "systems, or the slope of a metric as a setting doubles."
     )
     return caption, columns, rows
 
 
 def sentences(study: StudyData) -> list[str]:
-    """Say how the claims came out; nothing where none is about these runs."""
+    """Summarise the verdicts in one sentence; empty if these runs can test no claim."""
     claims = [each for each in judged(study) if isinstance(each, Judged)]
     if not claims:
         return []
@@ -92,7 +92,7 @@ def sentences(study: StudyData) -> list[str]:
 
 
 def _settings(study: StudyData, tested: Judged) -> str:
-    """Say whether the settings of both sides were tuned; "" where settings decide nothing."""
+    """Return whether the settings of both sides were tuned, or "" if settings do not matter."""
     if not tested.claim.by_settings:
         return ""
     asked = study.record.request.get("tuned", {})
@@ -124,7 +124,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
 
 
 def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
-    """Return the scale at which differences are shown, and their unit."""
+    """Return the scale and the unit in which differences are shown."""
     units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
     unit = str(units.iloc[-1]) if len(units) else ""
     scale, shown = (100.0, "points") if unit == "share" else (1.0, unit)
@@ -132,7 +132,7 @@ def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
 
 
 def _scale(study: StudyData, behind: Sequence[str]) -> str:
-    """Say at what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
+    """Return the scale of trials: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
     trials = study.trials[study.trials["trial"].isin(behind)]
     with_experts = trials[[not study.is_baseline(system) for system in trials["system"]]]
     numbers = sorted(with_experts["num_experts"].dropna().unique())
@@ -148,7 +148,7 @@ def _scale(study: StudyData, behind: Sequence[str]) -> str:
 
 
 def _test(claim: Claim) -> str:
-    """`top1: soft_moe − mean(a, b) > 0`."""
+    """Return the test of a claim as a formula, such as `top1: soft_moe − mean(a, b) > 0`."""
     place = "".join(f" {value}" for value in claim.where.values())
     metric = f"{claim.metric}{place}"
     left = _side(claim.left)

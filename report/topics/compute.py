@@ -1,4 +1,4 @@
-"""The compute that each router really spent, and rankings by it."""
+"""The compute that each router actually spent, and rankings by it."""
 
 import json
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from results.statistics.ranks import ALIKE
 from results.text import counted
 
 MATCHED = {
-    "total_flops": "the FLOPs of a training; the number of steps follows",
+    "total_flops": "the FLOPs of a training, from which the number of steps follows",
     "step_flops": "the FLOPs of a training step, by the width of the experts",
     "params": "the parameters of the model, by the width of the experts",
     "wall_clock": "the seconds of a training",
-    "steps": "the number of steps alone",
+    "steps": "only the number of steps",
 }
 COLUMNS = (
     Column("budget_error", "off budget", "%", scale=100, digits=2),
@@ -54,22 +54,22 @@ def table(study: StudyData) -> Contents:
     summary = (
         what_is_matched(study),
         INTERVALS,
-        "Seconds are of training, with whatever else the machine did meanwhile.",
+        "Seconds are of training, and depend on what else the machine did meanwhile.",
     )
     details = (
-        "Off budget: what was spent of what is matched, over the budget, less 1. Training and "
-        "steps: forward and backward passes, as counted from what ran. Active: parameters that "
-        "act on a token, on average. Real capacity: slots that the experts run for each choice of "
-        "a token (for each token where tokens do not choose), used or not, mean over the MoE "
-        "layers, outside training; asked for: the capacity factor. Seconds leave evaluations out; "
-        "those of several machines are not pooled."
+        "Off budget: what was spent of what is matched, divided by the budget, minus 1. Training "
+        "and steps: forward and backward passes, as counted from what ran. Active: parameters that "
+        "act on a token, on average. Real capacity: slots that the experts run per choice of a "
+        "token (per token if tokens do not choose), used or not, mean over the MoE layers, "
+        "outside training; asked for: the capacity factor. Seconds exclude evaluations; those of "
+        "several machines are not pooled."
     )
     caption = captioned(" ".join(filter(None, summary)), details)
     return caption, (*LEAD, *COLUMNS, *MORE), rows
 
 
 def what_is_matched(study: StudyData) -> str:
-    """Say what was made equal between the routers; "" where a study matched several."""
+    """Return what is equal between the routers, or "" if the study sweeps that."""
     match = study.compute.get("match", "total_flops")
     if any("compute.match" in entry.condition.mapping for entry in study.entries):
         return ""
@@ -77,7 +77,7 @@ def what_is_matched(study: StudyData) -> str:
 
 
 def _asked(study: StudyData, entry: Entry) -> Cell:
-    """Show the capacity factor; "" of a router that has no such setting."""
+    """Show the requested capacity factor, or "" for a router without that setting."""
     trials = study.trials_of(entry)
     factors = [json.loads(options).get("capacity_factor", "") for options in trials["options"]]
     if not all(isinstance(factor, float | int) for factor in factors):
@@ -86,7 +86,7 @@ def _asked(study: StudyData, entry: Entry) -> Cell:
 
 
 def _seconds(study: StudyData, entry: Entry) -> tuple[Cell, Cell]:
-    """Return the seconds of training, and the machines that they were measured on."""
+    """Return the seconds of training and the machines they were measured on."""
     trials = study.trials_of(entry)
     names = machine_names(study)
     machines = [names[machine] for machine in trials["machine"].dropna().unique()]
@@ -108,7 +108,7 @@ RANKINGS = (
 
 @as_table("rankings", "Rankings under three budgets", "accuracy")
 def rankings_table(study: StudyData) -> Contents:
-    """Rank the routers of each condition, a row each."""
+    """Rank the routers of each condition, one row per router."""
     by_condition = _standings(study)
     rows = []
     for condition, of_condition in by_condition.items():
@@ -120,16 +120,16 @@ def rankings_table(study: StudyData) -> Contents:
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
     cuts = "; ".join(_where(study, *each) for each in by_condition.items())
     summary = (
-        "The same runs, cut where every run of the condition has come: accuracy on the validation "
-        f"split at equal FLOPs and at equal seconds, and at the end. {INTERVALS}"
+        "The same runs, cut where the shortest run of the condition ends: accuracy on the "
+        f"validation split at equal FLOPs and at equal seconds, and at the end. {INTERVALS}"
     )
     details = (
         "By FLOPs and by seconds, accuracy is read off each seed's curve, linearly between two "
-        f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
-        "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
-        "beside it. By parameters no run can be cut: a front holds those of which none is more "
-        "accurate at the end with no more parameters, or as accurate with fewer (by more than "
-        f"{100 * ALIKE:g} %).",
+        f"evaluations ({cuts}). A run that was cut was not trained for that budget: its learning "
+        "rate had not fully decayed. Seconds are of training alone, and depend on what else ran "
+        "at the time. No run can be cut by parameters: a front holds the systems to which no other "
+        "is superior, being more accurate at the end with no more parameters, or as accurate with "
+        f"fewer (by more than {100 * ALIKE:g} %).",
         _sentence(by_condition),
     )
     return captioned(summary, *details), (*LEAD, *RANKINGS), rows
@@ -137,7 +137,7 @@ def rankings_table(study: StudyData) -> Contents:
 
 @as_table("order_changes", "Pairs of routers that budgets order differently", "accuracy")
 def order_changes_table(study: StudyData) -> Contents:
-    """Make a row for each pair of routers under each condition."""
+    """Make a row for each pair of routers whose order changes, under each condition."""
     rows = []
     for condition, change in _changes(_standings(study)):
         texts = (
@@ -159,7 +159,7 @@ def order_changes_table(study: StudyData) -> Contents:
     return caption, columns, rows
 
 
-@lru_cache(maxsize=1)  # two tables ask for them
+@lru_cache(maxsize=1)  # two tables need them
 def _standings(study: StudyData) -> dict[Condition, list[Standing]]:
     """Rank the entries of each condition.
 
@@ -178,7 +178,7 @@ def _changes(
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
-    """Return the rank and the accuracy that it is by."""
+    """Return the rank of an entry and the accuracy it is based on."""
     if entry not in standing.ranks:
         return words(MISSING), words(MISSING)
     accuracy = mean_cell(study, entry, standing.accuracy[entry].dropna())
@@ -186,7 +186,7 @@ def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Ce
 
 
 def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> str:
-    """Return the budgets of a condition: where its curves are cut."""
+    """Return where a condition's curves are cut, in words."""
     by_flops, by_seconds, _ = rankings
     if by_flops.cut is None or by_seconds.cut is None:
         return f"{condition or 'here'}: no curve"
@@ -196,7 +196,7 @@ def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> 
 
 
 def _sentence(by_condition: Mapping[Condition, list[Standing]]) -> str:
-    """Say which pairs change their order between budgets."""
+    """Return a sentence on the pairs whose order changes between budgets."""
     changes = [
         f"under {condition} {change}" if condition else str(change)
         for condition, change in _changes(by_condition)

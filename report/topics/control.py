@@ -1,4 +1,4 @@
-"""The A/A control: each router against its replicate, which differs by chance alone."""
+"""The A/A control: each router against its replicate, which differs only by chance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,14 +29,14 @@ from results.text import counted
 
 
 def replicates(study: StudyData) -> dict[Entry, Entry]:
-    """Return the second run of each entry that has one, in order."""
+    """Return the replicate of each entry that has one, in order."""
     trained = set(study.trials["entry"])
     second = {entry: replace(entry, aa_replicate=1) for entry in study.entries}
     return {entry: replicate for entry, replicate in second.items() if replicate in trained}
 
 
 def controls(study: StudyData) -> list[Comparison]:
-    """Return each replicate less its router, each a family of its own, in order of the routers."""
+    """Return replicate minus router for each pair, each its own family, in order of the routers."""
     return [
         made
         for entry, replicate in replicates(study).items()
@@ -45,14 +45,14 @@ def controls(study: StudyData) -> list[Comparison]:
 
 
 def false_alarms(own: Sequence[Comparison]) -> Alarms | None:
-    """Measure the rate of false alarms over all controls; None where nothing could be tested."""
+    """Return the rate of false alarms over all controls, or None if nothing could be tested."""
     p_values = [control.difference.p_value for control in own if control.difference]
     tested = [p_value for p_value in p_values if p_value is not None]
     return alarms(tested) if tested else None
 
 
 def floor_of_all(own: Sequence[Comparison]) -> tuple[float, int] | None:
-    """Return the noise floor from the differences of all controls, and the seeds that it is for."""
+    """Return the noise floor over all controls and the number of seeds that it holds for."""
     pooled = [difference for control in own for difference in control.differences]
     n = max((len(control.seeds) for control in own), default=0)
     return (noise_floor(pooled, n), n) if n else None
@@ -60,19 +60,19 @@ def floor_of_all(own: Sequence[Comparison]) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class Retimed:
-    """A bare layer or model, and its replicate, timed in two processes at one setting."""
+    """A bare layer or model and its replicate, timed at one setting in two processes."""
 
     router: Timing
     replicate: Timing
 
     def ratio(self, key: str) -> float | None:
-        """Return a number of the replicate over the router's; None where one of them has none."""
+        """Return the replicate's number divided by the router's, or None if either is missing."""
         ours, theirs = self.router.values.get(key), self.replicate.values.get(key)
         return theirs / ours if ours and theirs is not None else None
 
 
 def retimed(study: StudyData) -> list[Retimed]:
-    """Return every timing whose replicate was timed too."""
+    """Return every timing whose replicate was timed as well."""
     own = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
     return [
         Retimed(timing, own[place])
@@ -95,7 +95,7 @@ COLUMNS = (
 
 @as_table("control", "A/A control: each router against itself", "accuracy", "throughput")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router and condition, and one for all of them."""
+    """Make a row for each router and condition, and a last one for all of them."""
     compared, timed = controls(study), retimed(study)
     if not compared and not timed:
         raise Lacking("no router was trained a second time as its own control (run --aa)")
@@ -111,29 +111,29 @@ def table(study: StudyData) -> Contents:
         )
     if compared:
         rows.append(_row_of_all(study, compared))
-    else:  # bare layers alone
+    else:  # only bare layers
         alike = [each for each in timed if each.router.setting == setting]
         rows = [_row(each.router.entry, 0, (), [words("")] * 4, each) for each in alike]
     n = max((len(control.seeds) for control in compared), default=0)
     summary = (
-        "Each router was trained a second time, as its twin, from other first weights and noise of "
-        "its MoE layers, so that nothing but chance makes the difference. Difference: twin less "
-        f"router, ± half of its {100 * study.confidence:g} % Student t interval."
+        "Each router was trained a second time, as its twin, with other initial weights and noise "
+        "in its MoE layers, so that the two differ only by chance. Difference: twin minus router, "
+        f"± half of its {100 * study.confidence:g} % Student t interval."
     )
     details = (
-        "A twin has the same data order and the same first weights of all but the MoE layers, "
-        "whose weights and noise come from a stream of their own. p: two-sided paired t test, "
-        "uncorrected for the number of rows.",
+        "A twin has the same data order and the same initial weights except in the MoE layers, "
+        "whose weights and noise come from a random stream of their own. p: two-sided paired t "
+        "test, uncorrected for the number of rows.",
         sentence_on_analyses(study),
         f"False alarm: p < {ALPHA}; in the last row the share of rows, with Clopper and Pearson's "
-        "exact 95 % interval, which takes them for independent; they are not quite, since routers "
-        "of one seed share its data order and the first weights of their experts. Noise floor: "
-        "what the means of two routers differ by at most, in 95 % of all cases, by chance alone, "
-        f"for as many seeds; in the last row from all pairs, for {n}."
+        "exact 95 % interval, which assumes that they are independent; they are not quite, since "
+        "routers of one seed share its data order and the initial weights of their experts. Noise "
+        "floor: the most by which the means of two routers differ by chance alone in 95 % of all "
+        f"cases, for as many seeds; in the last row from all pairs, for {n}."
         if compared
         else "",
         f"Times: of {setting.title} ({setting.sizes}) on {setting.machine}, each of the two in a "
-        "process of its own (but where a run has --jobs 0)."
+        "process of its own (except in a run with --jobs 0)."
         if setting
         else "",
     )
@@ -141,7 +141,7 @@ def table(study: StudyData) -> Contents:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """Say what the control says of the study, for its summary; nothing where there is none."""
+    """Return what the control shows about the study, for the summary; empty without a control."""
     compared, timed = controls(study), retimed(study)
     made = []
     if (rate := false_alarms(compared)) is not None:

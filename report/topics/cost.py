@@ -1,4 +1,4 @@
-"""The cost of routing: timings on each machine, and against the number of experts."""
+"""The cost of routing: timings on each machine, and costs against the number of experts."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -37,8 +37,8 @@ CAPTION = captioned(
     "Each row is one layer or model with untrained weights on one machine (n = 1). Median and 90th "
     "percentile over the repeats; fwd: forward; train: forward and backward. Overhead: median time "
     "over that of the dense counterpart, with its 95 % bootstrap interval over the repeats.",
-    "The counterpart is timed in turn with it in one process: of a layer, a dense MLP that runs "
-    "the same expert FLOPs; of a model, the same model without MoE layers. Machines are never "
+    "The counterpart is timed alternately with it in one process: for a layer, a dense MLP with "
+    "the same expert FLOPs; for a model, the same model without MoE layers. Machines are never "
     "pooled. Others: cores that other processes kept busy meanwhile.",
 )
 NUMBERS = (
@@ -78,7 +78,7 @@ def table(study: StudyData) -> Contents:
 
 
 def sentence(study: StudyData) -> str:
-    """Say how many timings other processes disturbed; "" where they disturbed none."""
+    """Return how many timings other processes disturbed, or "" if none were."""
     keys = [f"{name}_ms" for name in PASSES]
     made = [(timing, key) for timing in timings(study) for key in keys if key in timing.values]
     disturbed = sum(timing.is_disturbed(key) for timing, key in made)
@@ -91,7 +91,7 @@ def sentence(study: StudyData) -> str:
 
 
 def timing_cell(timing: Timing | None, key: str) -> Cell:
-    """Show a number of a timing with its interval, where it has one."""
+    """Show a number of a timing, with its interval if it has one."""
     if timing is None or key not in timing.values:
         return words(MISSING)
     value = timing.values[key]
@@ -113,16 +113,16 @@ OVERHEAD_CAPTION = captioned(
     "Median time over that of the dense counterpart; 1 is no overhead. Upper bar of each pair: "
     "forward; lower, pale one: forward and backward; error bar: 95 % bootstrap interval over the "
     "repeats. One layer or model each (n = 1), on {machine}.",
-    "The counterpart is timed in turn with it: of a layer, a dense MLP that runs the same expert "
-    "FLOPs; of a model, the one without MoE layers.",
+    "The counterpart is timed alternately with it: for a layer, a dense MLP with the same expert "
+    "FLOPs; for a model, the one without MoE layers.",
 )
 
 
 @as_named_figures(OVERHEAD, OVERHEAD_TITLE, "throughput")
 def draw(study: StudyData) -> Iterator[Named]:
-    """Draw one figure for each machine and condition, a panel for each setting.
+    """Draw one figure for each machine and condition, with a panel for each setting.
 
-    Conditions that differ in the number of experts alone share one: panels tell that number.
+    Conditions that differ only in the number of experts share one, since panels name that number.
     """
     timed = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
     if not timed:
@@ -199,22 +199,22 @@ def _annotate(axes: Axes, text: str, end: tuple[float, float], by: Any, **align:
 SCALING, SCALING_TITLE = "scaling_experts", "Cost by number of experts"
 SCALING_CAPTION = (
     "Median time of a forward pass, and of a forward and backward pass, of a layer; and the bytes "
-    "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
-    "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
+    "of its weights and of what a training pass keeps for its backward pass, input included. "
+    "Inputs of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
 )
 PANELS = (
     ("forward", ("forward_ms",), "s"),
     ("forward + backward", ("train_ms",), "s"),
     ("weights + kept for backward", ("parameter_bytes", "kept_bytes"), "B"),
 )
-"""By heading: what is added up, and its unit."""
+"""The heading of each panel, the metrics that are summed in it, and their unit."""
 Points = dict[int, Timing]
 """The timing of a layer by its number of experts."""
 
 
 @as_named_figures(SCALING, SCALING_TITLE, "throughput")
 def draw_scaling(study: StudyData) -> Iterator[Named]:
-    """Draw one figure for each machine and size of the inputs."""
+    """Draw one figure for each machine and input size."""
     by_setting: dict[Setting, dict[Entry, Points]] = defaultdict(lambda: defaultdict(dict))
     for timing in timings(study):
         if timing.setting.scope == "layer":
@@ -238,7 +238,7 @@ def _sizes(setting: Setting) -> str:
 
 
 def _line_of(timing: Timing) -> Entry:
-    """Return the system and the condition of a timing, but for the number of experts."""
+    """Return the system and condition of a timing, without the number of experts."""
     return replace(timing.entry, condition=without_number(timing.entry.condition))
 
 

@@ -1,4 +1,4 @@
-"""Paired differences in test accuracy: to each null, to the best router, to the next below."""
+"""Paired differences in test accuracy: to each null, the best router and the next one below."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -43,7 +43,7 @@ COLUMNS = (
 
 @as_table("differences_nulls", "Paired differences to the nulls", "accuracy")
 def to_nulls(study: StudyData) -> Contents:
-    """Compare each router with the nulls that it has to beat; say how to add the usual ones."""
+    """Compare each router with the nulls it has to beat; say how to add missing standard ones."""
     compared, routers = against_nulls(study), {system.router for system in study.systems}
     lacking = ", ".join(name for name in NULLS if name not in routers)
     hint = f"Without {lacking}: add them to the preset or in --routers." if lacking else ""
@@ -54,20 +54,20 @@ def to_nulls(study: StudyData) -> Contents:
 
 @as_table("differences_best", "Paired differences to the best router", "accuracy")
 def to_best(study: StudyData) -> Contents:
-    """Compare each other router with the best."""
+    """Compare every other router with the best one."""
     compared = against_best(study)
     if not compared:
         raise Lacking("there is no second router to compare")
     note = (
-        "The reference was chosen after seeing the results, which flatters it: tests and intervals "
+        "The reference was chosen after seeing the results, which favours it. Tests and intervals "
         "hold nevertheless, since they do so for all pairs of routers at once, but the differences "
-        "still lean towards it."
+        "are biased towards it."
     )
     return _contents(study, compared, note)
 
 
 def sentence_on_n(compared: Sequence[Comparison]) -> str:
-    """Say what a reader may expect of tests with so few seeds."""
+    """Say how wide intervals are at this number of seeds, and what follows for the tests."""
     differences = [c.difference for c in compared if c.difference]
     halves = [(d.high - d.low) / 2 for d in differences if d.low is not None and d.high is not None]
     pairs = sorted({difference.n for difference in differences})
@@ -79,36 +79,36 @@ def sentence_on_n(compared: Sequence[Comparison]) -> str:
 
 
 def sentence_on_noise(compared: Sequence[Comparison]) -> str:
-    """Say how the scatter was estimated, and where a system is judged by its own alone."""
+    """Say how the scatter was estimated, and which systems are judged only by their own."""
     if not any(c.degrees for c in compared):
         return ""
     shares = [c.share for c in compared if c.share is not None]
     if not shares:
-        return "Of two systems alone this is the paired t test."
+        return "With only two systems this is the paired t test."
     noisy = dict.fromkeys(entry for c in compared for entry in c.noisy)
     low, high = (f"{100 * end:.0f}" for end in (min(shares), max(shares)))
     between = low if low == high else f"{low} to {high}"
     sentence = (
-        "Scatter: from all systems of the condition, seeds being blocks; the share of a system's "
-        f"own estimate is {between} %, the larger the more they differ."
+        "Scatter: from all systems of the condition, with seeds as blocks; the share of a system's "
+        f"own estimate is {between} %, and larger if the systems differ more."
     )
     if not noisy:
         return sentence
     names = ", ".join(each.full_label for each in noisy)
     return (
-        f"{sentence} More than chance allows (F test) scatters {names}: there the method falls "
-        "back on the system's own estimate alone."
+        f"{sentence} The scatter of {names} is larger than chance allows (F test): there the "
+        "method falls back on the system's own estimate alone."
     )
 
 
 def sentence_on_few_routers(study: StudyData, compared: Sequence[Comparison]) -> str:
-    """Say where nulls count as routers; "" where there are routers enough."""
+    """Say that nulls count as routers, or return "" if there are enough routers."""
     with_nulls = [c.largest for c in compared if study.is_baseline(c.reference.system)]
     if all(each is None or each.nulls or each.routers < 3 for each in with_nulls):
         return ""
     return (
-        "Of fewer than three routers the method falls back on the yardstick of all pairs, nulls "
-        "among them."
+        "With fewer than three routers the method falls back on the largest |t| of all pairs, "
+        "nulls included."
     )
 
 
@@ -118,15 +118,15 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     each = " of each condition" if len(study.conditions) > 1 else ""
     points = counted(100 * (study.smallest_of_interest or 0), "point")
     summary = (
-        "Router less reference in percentage points of top-1, mean over the seeds that both have, "
-        f"± half of its simultaneous 95 % interval. Resolved: p (family) < {ALPHA}, or, which is "
-        f"the same, the interval leaves out 0. {sentence_on_n(compared)}"
+        "Router minus reference in percentage points of top-1, mean over the seeds that both have, "
+        f"± half of its simultaneous 95 % interval. Resolved: p (family) < {ALPHA}, or, "
+        f"equivalently, the interval excludes 0. {sentence_on_n(compared)}"
     )
     details = (
-        "Simultaneous: all intervals of the family hold at once. The family was declared "
-        "beforehand: every router against each null and all pairs of routers, "
+        "Simultaneous: all intervals of the family hold at once. The family was declared before "
+        "training: every router against each null and all pairs of routers, "
         f"{tests}{each}. p: two-sided, of this difference alone. p (family): the probability of "
-        "so large a |t| anywhere in a family of equals.",
+        "a |t| this large anywhere in the family if all its systems were equal.",
         sentence_on_noise(compared),
         sentence_on_few_routers(study, compared),
         ""
@@ -154,7 +154,7 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
 
 
 def _row(study: StudyData, comparison: Comparison, cells: Sequence[Cell]) -> Row:
-    """Make a row of the two that are compared, and the verdict."""
+    """Make a row with the names of both sides, the cells and the verdict."""
     n = comparison.difference.n if comparison.difference else 0
     names = comparison.entry.label, comparison.condition.label, comparison.reference.label, str(n)
     whole = (*map(words, names), *cells, words(undertrained.verdict(study, comparison)))
@@ -170,7 +170,7 @@ def _difference_cell(study: StudyData, comparison: Comparison) -> Cell:
 
 
 def _numbers(study: StudyData, comparison: Comparison, *values: float | None) -> list[Cell]:
-    """Show numbers of a comparison; none where it has no seed in common."""
+    """Show numbers of a comparison, as missing if it has no seed in common."""
     if comparison.difference is None:
         return [words(MISSING) for _ in values]
     n, trials = comparison.difference.n, comparison.trials(study)
@@ -178,24 +178,24 @@ def _numbers(study: StudyData, comparison: Comparison, *values: float | None) ->
 
 
 def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
-    """Show the paired difference of a router to each null; nothing for a null itself."""
+    """Show the paired difference of a router to each null; empty for a null itself."""
     own = [c for c in compared if c.entry == entry]
     by_null = {n: {c.reference: c for c in own if c.reference.system == n} for n in nulls(study)}
     return [_null_cell(study, list(each.values()), entry) for each in by_null.values()]
 
 
 def null_caption(study: StudyData) -> str:
-    """Say what the columns are; "" where there are none."""
+    """Return a sentence that explains the columns of `null_cells`, or "" if there are none."""
     names = ", ".join(null.label for null in nulls(study))
     return names and (
         f"Over {names}: mean paired difference in top-1 over the seeds that both have, ± half of "
-        "its simultaneous 95 % interval; one that leaves out 0 is resolved (tests: paired "
+        "its simultaneous 95 % interval; it is resolved if that excludes 0 (tests: paired "
         "differences to the nulls)."
     )
 
 
 def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:
-    """Show the difference; none where a router without a swept setting has several of a null."""
+    """Show the difference; `several` if a router without a swept setting has many to one null."""
     if len(compared) > 1:
         return words(SEVERAL)
     if not compared or compared[0].difference is None:
@@ -204,7 +204,7 @@ def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -
 
 
 MANY = 1000
-"""More seeds than anybody trains are not counted out."""
+"""A larger number of seeds is not spelt out, since nobody trains that many."""
 
 SEED_COLUMNS = (
     *text_columns("router", "condition", reference="the next below", n="pairs"),
@@ -216,7 +216,7 @@ SEED_COLUMNS = (
 
 @as_table("seeds", "Seeds that would resolve a gap", "accuracy")
 def seeds_table(study: StudyData) -> Contents:
-    """Make a row for each two neighbours under each condition."""
+    """Make a row for each two neighbours in the ranking of each condition."""
     compared = [c for condition in study.conditions for c in neighbours(study, condition)]
     if not any(len(c.seeds) > 1 for c in compared):
         raise Lacking("no two routers have two seeds in common")
@@ -237,16 +237,16 @@ def seeds_table(study: StudyData) -> Contents:
     )
     caption = (
         "Routers by mean top-1, each with the next below it. The number of seeds at which a gap of "
-        "this size is found with a probability of 80 %, were the observed mean and standard "
-        f"deviation the true ones: by a paired t test of these two alone at {ALPHA}, and by the "
-        f"test of the family{analyses}, which decides, with the deviation that it estimates. Of "
-        "few pairs the deviation is itself uncertain, and so is the number."
+        "this size is found with a probability of 80 %, if the observed mean and standard "
+        f"deviation are the true ones: by a paired t test of these two alone at {ALPHA}, and by "
+        f"the test of the family{analyses}, which decides, with the deviation that it estimates. "
+        "With few pairs the deviation is itself uncertain, and so is the number."
     )
     return caption, SEED_COLUMNS, rows
 
 
 def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
-    """Return each router less the next below it by mean accuracy, nulls apart; the best first."""
+    """Return each router minus the next below it by mean accuracy, without nulls, best first."""
     by_pair = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
     entries = [e for e in study.under(condition) if not study.is_baseline(e.system)]
     measured = [entry for entry in entries if len(study.final(METRIC, entry))]
@@ -258,7 +258,7 @@ def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
 
 
 def number_of_seeds(needed: int | None) -> str:
-    """Show a number of seeds; "" where nothing can be said."""
+    """Return a number of seeds as text, or "" if it is unknown."""
     if needed is None:
         return ""
     return str(needed) if needed <= MANY else f"> {MANY:,}"

@@ -1,4 +1,4 @@
-"""Fairness before and after experts were re-weighted, and what it cost."""
+"""Fairness before and after experts were re-weighted, and what that cost in accuracy."""
 
 from dataclasses import replace
 
@@ -21,15 +21,15 @@ PAIRED = (
     Column("editing_top1", "top-1", "%", "higher", 100, 1),
 )
 OFFSETS = {"before": -0.14, "after": 0.14}
-"""Distance of each edit from the middle of its row."""
+"""The offset of each edit from the middle of its row."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
 CAPTION = captioned(
-    "On the test split, before the experts' combine weights were changed and after it. "
+    "On the test split, before and after the experts' combine weights were changed. "
     f"Which experts, and by how much, was chosen on the validation split. {INTERVALS}",
     "Subgroups: the images of a class with a value of the protected attribute. Worst: max-min "
     "fairness; std: population standard deviation of the subgroups' accuracies; opportunity gap: "
-    "largest difference of true positive rates between two values of the attribute (of class 1 "
-    "where there are two classes); experts edited: of all layers.",
+    "largest difference in true positive rates between two values of the attribute (of class 1 "
+    "if there are two classes); experts edited: in all layers.",
 )
 
 
@@ -54,15 +54,15 @@ def table(study: StudyData) -> Contents:
 
 FIGURE_CAPTION = (
     "Accuracy on the test split of each subgroup, of class and protected attribute: before "
-    "(hollow) and after (filled) the experts' combine weights were changed, as was chosen on the "
+    "(hollow) and after (filled) the experts' combine weights were changed, as chosen on the "
     "validation split. Large markers: means over the n seeds, joined by a line; small dots: the "
-    "seeds. A model without MoE layers has a before alone."
+    "seeds. A model without MoE layers has no filled markers."
 )
 
 
 @as_figure("editing", "Subgroups before and after editing experts", "editing")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure, a panel for each router, and each condition where it has several."""
+    """Draw one figure with a panel for each router and, if it has several, each condition."""
     by_entry = {entry: accuracies(study, entry) for entry in study.entries}
     shown = {entry: edits for entry, edits in by_entry.items() if edits}
     if not shown:
@@ -88,7 +88,7 @@ def draw(study: StudyData) -> Sketch:
 
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
-    """(seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
+    """Return (seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
     by_edit = {}
     for edit in OFFSETS:
         records = study.array("subgroup_accuracy", entry, edit=edit)

@@ -1,4 +1,4 @@
-"""Gates: whether each has left the entropy that it began with, or hardly learned to choose."""
+"""Gates: whether their entropy moved away from its initial value, or they hardly learned."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from report.table import MISSING, Column, Lacking, captioned, number, text_colum
 from report.topics.make import Contents, as_table
 
 HARDLY = 0.05
-"""A gate has hardly moved where H_s changes in no layer by this share of log2 E."""
+"""A gate has hardly moved if H_s changes by less than this share of log2 E in every layer."""
 FROZEN = System("frozen")
-"""A router whose gate is never trained: its H_s changes as far as tokens do."""
+"""A router whose gate is never trained: its H_s changes only because the tokens do."""
 OF = "gates"
 
 
 @dataclass(frozen=True)
 class GateChange:
-    """How far the entropy of a gate went in training.
+    """The change of a gate's entropy in training.
 
     Attributes:
-        start, end: mean over the MoE layers of H_s by seed, in bits, of the seeds that have both.
-        largest: the largest change of a layer, the mean over the seeds, as a share of log2 E.
+        start, end: H_s by seed, in bits, averaged over the MoE layers; only seeds with both.
+        largest: the largest change of any layer, averaged over seeds, as a share of log2 E.
     """
 
     start: pd.Series
@@ -34,12 +34,12 @@ class GateChange:
 
 
 Changes = Mapping[Entry, GateChange | None]
-"""How far each entry's gates went; None where their start is not known."""
+"""The change of each entry's gates; None if their start is not known."""
 NULL, STILL, AS_FROZEN, MOVED = "null model", "hardly moved", "no further than frozen", "moved"
 
 
 def verdict(study: StudyData, entry: Entry, changes: Changes) -> str:
-    """Say what became of a gate whose change is known, in words."""
+    """Return in words whether an entry's gate moved; its change must be known."""
     change = changes[entry]
     assert change is not None
     if study.families.get(entry.system.router) == "null":
@@ -54,13 +54,13 @@ def verdict(study: StudyData, entry: Entry, changes: Changes) -> str:
 
 
 def gate_changes(study: StudyData, entries: Iterable[Entry]) -> Changes:
-    """Find how far the gates of entries went, and those of `frozen` beside them."""
+    """Return the change of the gates of entries and of `frozen` under the same conditions."""
     frozen = {study.entry(FROZEN, entry.condition) for entry in entries} - {None}
     return {e: gate_change(study, e) for e in dict.fromkeys([*entries, *frozen]) if e}
 
 
 def gate_change(study: StudyData, entry: Entry) -> GateChange | None:
-    """Find how far the entropy of an entry's gates went; None where its start is not known."""
+    """Return the change of an entry's gate entropy, or None if its start is not known."""
     rows = study.rows("H_s", entry)
     of_gates = rows["where"].map(lambda where: where.get("of") == OF).astype(bool)
     at_start = rows[of_gates & (rows["step"] == 0) & (rows["split"] == "test")]
@@ -121,16 +121,16 @@ def table(study: StudyData) -> Contents:
         "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
         f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
         "layer: the largest mean change of any MoE layer.",
-        f"A gate has hardly moved where that is below {100 * HARDLY:g} %, and hardly learned where "
-        "it went no further than that of frozen, whose gate is never trained: H_s changes with "
-        "the tokens too. What is compared then is initialisations, not routers. The gates of null "
+        f"A gate has hardly moved if that is below {100 * HARDLY:g} %, and hardly learned if it "
+        "went no further than that of frozen, whose gate is never trained: H_s also changes with "
+        "the tokens. Such comparisons are of initialisations, not of routers. The gates of null "
         "models are not meant to learn.",
     )
     return caption, COLUMNS, rows
 
 
 def sentence(study: StudyData) -> str:
-    """Name the routers whose gates have hardly moved; "" where there are none."""
+    """Return a sentence on the routers whose gates have hardly moved, or "" if none have."""
     still = []
     entries = measured(study, "entropy")
     changes = gate_changes(study, entries)

@@ -1,7 +1,7 @@
-"""Any suite that no section is made for: its numbers, by the definitions that the database keeps.
+"""Suites without a section of their own: their numbers, by the definitions kept in the database.
 
-A suite of a user's own gets a column of the main table (its main metric), a table with a row for
-each router under each condition, a folded table with every layer, and curves of what it measured at
+A user's own suite gets a column in the main table (its main metric), a table with a row for each
+router under each condition, a folded table with every layer, and curves of its measurements at
 snapshots. The report loads no suite: names, units, directions and meanings are those of its card.
 """
 
@@ -36,21 +36,21 @@ from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
 from results.conditions import Condition
 
 SHOWN, EVERY = "suite_", "all_of_"
-"""Prefixes of the names of a suite's tables: that of the network, and that of all numbers."""
+"""Prefixes of the names of a suite's tables: for the network's numbers, and for all of them."""
 MOST_NUMBERS, MOST_CURVES = 12, 6
-"""Numbers that stand side by side, of which the table of all has more; and metrics drawn."""
+"""The most numbers side by side (the table of all numbers has the rest), and the most curves."""
 LAYERS = text_columns("router", "condition", "machine")
-"""The columns that say which bare layer a row is about."""
+"""The columns that identify the bare layer of a row."""
 
 
 Headline = tuple[Column, Callable[[Entry], Cell], str]
-"""A suite's main metric in the main table: the column, an entry's cell, what to say of it."""
+"""A suite's main metric in the main table: the column, an entry's cell, and a caption."""
 
 
 def headlines(study: StudyData) -> list[Headline]:
     """Return the main metric of each suite that measured it.
 
-    Of bare layers it is that on the machine with most of them, since machines are never pooled.
+    For bare layers, only the machine with the most of them counts, since machines are never pooled.
     """
     shown = list[Headline]()
     for card in cards(study):
@@ -67,14 +67,14 @@ def headlines(study: StudyData) -> list[Headline]:
 
 
 def _headline(numbers: Numbers, place: Place, machine: str, entry: Entry) -> Cell:
-    """Show the number of an entry, or of its bare layer on a machine."""
+    """Show the number of an entry or, given a machine, of its bare layer there."""
     layers = [who.entry for who in numbers.under if who.machine == machine]
     own = closest_layer(layers, entry) if machine else entry
     return words(MISSING) if own is None else numbers.cell(Spot(Who(own, machine), None, place))
 
 
 def sections(study: StudyData) -> Iterator[Section]:
-    """Yield a section of each suite: its network's numbers, curves, and every layer and place."""
+    """Yield a section per suite: the network's numbers, curves, and the numbers of every layer."""
     for card in cards(study):
         numbers = Numbers.of(study, card)
         shown, folded = list[TableMaker | FigureMaker](), list[TableMaker | FigureMaker]()
@@ -92,7 +92,7 @@ def sections(study: StudyData) -> Iterator[Section]:
 
 
 def _network(numbers: Numbers, study: StudyData) -> Contents:
-    """Make a row for each router under each condition; of bare layers, on each machine."""
+    """Make a row for each router under each condition and, for bare layers, on each machine."""
     if not numbers.final:
         raise Lacking(why_unmeasured(study, numbers.card.name))
     card, places = numbers.card, numbers.places[:MOST_NUMBERS]
@@ -104,7 +104,7 @@ def _network(numbers: Numbers, study: StudyData) -> Contents:
     left_out = len(numbers.places) - len(places)
     caption = captioned(
         f"{card.summary} {_what(numbers)}".strip(),
-        f"{left_out} more numbers stand in the table of all." if left_out else "",
+        f"{left_out} more numbers are in the table of all." if left_out else "",
         _meanings(card, [place.metric for place in places]),
         _analyses(numbers),
     )
@@ -113,7 +113,7 @@ def _network(numbers: Numbers, study: StudyData) -> Contents:
 
 
 def _every(numbers: Numbers, _: StudyData) -> Contents:
-    """Make a row for each router, condition, layer and place; a column for each metric."""
+    """Make a row for each router, condition, layer and place, and a column for each metric."""
     card = numbers.card
     ordered = numbers.ordered({spot.place for spot in numbers.final})
     metrics = list(dict.fromkeys(place.metric for place in ordered))
@@ -146,27 +146,27 @@ def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]
 
 
 def _what(numbers: Numbers) -> str:
-    """Say what was measured when, and what the intervals are."""
+    """Return what was measured, when, and what the intervals are."""
     if numbers.measures_layers:
-        return "Bare layers, which no training made; numbers of several machines are not pooled."
+        return "Bare layers, which were not trained; numbers of several machines are not pooled."
     when = "At the end of training, of the network or the mean over its MoE layers."
     return f"{when} {INTERVALS}"
 
 
 def _analyses(numbers: Numbers) -> str:
-    """Say what a stopping rule does to intervals; "" of bare layers, which have no seeds."""
+    """Return what a stopping rule does to intervals, or "" for bare layers, which have no seeds."""
     return "" if numbers.measures_layers else sentence_on_analyses(numbers.study)
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:
-    """Say what each metric is, in a sentence."""
+    """Return the meaning of each metric, one sentence each."""
     meanings = {name: card.definition(name).meaning for name in metrics}
     return " ".join(f"{name}: {meaning}" for name, meaning in meanings.items() if meaning)
 
 
 CAPTION = (
-    "What suite {suite} measured at snapshots of the trainings, against the training steps until "
-    "then. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed (none "
+    "What suite {suite} measured at snapshots of the trainings, against the training steps so "
+    "far. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed (none "
     "where n = 1)."
 )
 
@@ -203,7 +203,7 @@ def _curves(numbers: Numbers, study: StudyData, condition: Condition) -> Sketch:
 
 
 def _lines(numbers: Numbers, entries: Iterable[Entry], place: Place) -> dict[Entry, pd.DataFrame]:
-    """Find the points of each entry with any: of the network, else the mean over its layers."""
+    """Return the curve of each entry that has one: of the network, else averaged over layers."""
     rows = numbers.snapshots
     rows = rows[(rows["place"] == place) & np.isfinite(rows["value"])]
     whole = rows[rows["layer"].isna()]

@@ -1,4 +1,4 @@
-"""Experts of several kinds: what share of the tokens each kind takes, and what that saves."""
+"""Experts of several kinds: the share of tokens that each kind processes, and what that saves."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from report.topics.specialization import class_names
 from results.conditions import Condition
 
 KINDS = {"mlp": "#4C6A92", "constant": "#C98B3B", "copy": "#7DA87B", "zero": "#C9C4BC"}
-"""Kinds of experts, the costly one first, with their colours."""
+"""Kinds of experts, the expensive one first, with their colours."""
 PLAIN = "softmax_token_choice"
 NONE = "no experts of several kinds, such as heterogeneous"
 
@@ -38,14 +38,14 @@ def table(study: StudyData) -> Contents:
     caption = (
         "Share of each kind of expert in the experts that processed a token, over the test split, "
         "mean over the MoE layers: MLPs, and experts that cost next to nothing. FLOPs of an image "
-        f"forward, as counted from what ran; saved: against {PLAIN} of the study, whose experts "
-        f"are all MLPs, with the same seeds. {INTERVALS}"
+        f"forward, as counted from what ran; saved: relative to {PLAIN} of the study, whose "
+        f"experts are all MLPs, with the same seeds. {INTERVALS}"
     )
     return caption, (*LEAD, *columns), rows
 
 
 def saved(study: StudyData, entry: Entry) -> Cell:
-    """Show the share of an image's FLOPs that a router saves against the plain one."""
+    """Show the share of an image's FLOPs that an entry saves compared with the plain router."""
     plain = [
         study.final("flops_per_image", other)
         for other in study.entries
@@ -66,7 +66,7 @@ CAPTION = (
 
 @as_figures("kinds", "Kinds of experts, by layer and class", "entropy")
 def draw(study: StudyData, condition: Condition) -> Sketch:
-    """Draw a stacked bar for each class."""
+    """Draw a stacked bar for each class, in a panel for each router and MoE layer."""
     drawn = {entry: layers(study, entry) for entry in study.under(condition)}
     drawn = {entry: own for entry, own in drawn.items() if own}
     if not drawn:
@@ -99,9 +99,9 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
 
 
 def layers(study: StudyData, entry: Entry) -> Mapping[int, Mapping[str, np.ndarray]]:
-    """Return the share of each kind by class, (classes,), mean over the seeds, by layer and kind.
+    """Return the share of each kind by class, (classes,), averaged over seeds, by layer and kind.
 
-    Empty where the experts are of one kind.
+    Empty if all experts are of one kind.
     """
     names = {each.layer: list(map(str, each.values)) for each in study.array("kind_names", entry)}
     tables: dict[int, list[np.ndarray]] = {}

@@ -1,4 +1,4 @@
-"""Loads of single experts: by layer as a heat map, and against the fair share as curves."""
+"""Loads of single experts: by layer as a heat map, and relative to the fair share as curves."""
 
 from collections import defaultdict
 
@@ -33,7 +33,7 @@ COLOURS = "PuOr_r"
 
 @as_figures("load", "Load of each expert, by layer", "balance")
 def draw_load(study: StudyData, condition: Condition) -> Sketch:
-    """Draw a heat map for each router, its cells (layer, rank of the expert)."""
+    """Draw a heat map for each router, with layers down and experts by rank across."""
     layers = _layers_of(study, condition)
     tables = {entry: np.stack([rows.mean(axis=0) for rows in own]) for entry, own in layers.items()}
     depth = max(map(len, tables.values()))
@@ -71,7 +71,7 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
 
 
 def _draw_ranked(axes: Axes, style: RouterStyle, loads: np.ndarray) -> None:
-    """Draw loads over their ideal, (runs and layers, E), each row from the largest down."""
+    """Draw loads relative to the ideal, (runs and layers, E), each row in descending order."""
     middle, high = np.percentile(loads, (50, 95), axis=0)
     ranks = np.arange(1, loads.shape[1] + 1)
     axes.fill_between(ranks, middle, high, color=style.colour, alpha=0.25, lw=0)
@@ -82,10 +82,10 @@ def _draw_ranked(axes: Axes, style: RouterStyle, loads: np.ndarray) -> None:
 
 
 def _layers_of(study: StudyData, condition: Condition) -> dict[Entry, list[np.ndarray]]:
-    """Find the loads of each entry with any under a condition, see `loads_over_mean`.
+    """Return the loads of each entry of a condition that has any (see `loads_over_mean`).
 
     Raises:
-        Lacking: none has.
+        Lacking: no entry has any.
     """
     layers = {entry: loads_over_mean(study, entry) for entry in study.under(condition)}
     layers = {entry: own for entry, own in layers.items() if own}
@@ -95,9 +95,9 @@ def _layers_of(study: StudyData, condition: Condition) -> dict[Entry, list[np.nd
 
 
 def loads_over_mean(study: StudyData, entry: Entry) -> list[np.ndarray]:
-    """Return for each MoE layer the loads of its experts over their mean, (seeds, E).
+    """Return, for each MoE layer, the loads of its experts divided by their mean, (seeds, E).
 
-    Each row is ordered from the largest load down.
+    Each row is in descending order.
     """
     layers: dict[int, list[np.ndarray]] = defaultdict(list)
     for record in study.array("load", entry):
@@ -106,7 +106,7 @@ def loads_over_mean(study: StudyData, entry: Entry) -> list[np.ndarray]:
 
 
 def over_mean(loads: np.ndarray) -> np.ndarray:
-    """Return the loads of a layer's experts over their mean, the largest first: (E,)."""
+    """Return the loads of a layer's experts divided by their mean, largest first: (E,)."""
     ranked = np.sort(np.asarray(loads, dtype=float))[::-1]
     return ranked / max(ranked.mean(), 1e-12)
 

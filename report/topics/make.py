@@ -1,4 +1,4 @@
-"""Makers of tables and figures: a function of a study, with its name, title and suites."""
+"""Makers of tables and figures: functions of a study, with a name, a title and suites."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,12 +28,12 @@ Contents = tuple[str, Iterable[Column], Iterable[Row]]
 Sketch = tuple[str, Figure, Iterable[Entry]]
 """The caption of a figure, the figure, and the entries that it shows."""
 Named = tuple[str, str, Callable[[], Sketch]]
-"""The name and the title of a figure, and what draws it, or raises `Lacking`."""
+"""The name and the title of a figure, and a function that draws it or raises `Lacking`."""
 
 
 @dataclass(frozen=True)
 class TableMaker:
-    """A table of a report: call it with a study. `suites`: whose numbers it shows."""
+    """A table of a report, made by calling it with a study. It shows numbers of `suites`."""
 
     name: str
     title: str
@@ -41,7 +41,7 @@ class TableMaker:
     contents: Callable[[StudyData], Contents]
 
     def __call__(self, study: StudyData) -> Table | Absent:
-        """Make the table, or say what the study lacks for it."""
+        """Return the table, or what the study lacks for it."""
         try:
             made = with_best(study, assemble(self.name, self.title, *self.contents(study)))
         except Lacking as lacking:
@@ -51,7 +51,7 @@ class TableMaker:
 
 @dataclass(frozen=True)
 class FigureMaker:
-    """A figure of a report, or several: call it with a study. `suites`: whose numbers it shows."""
+    """One or more figures of a report, made by calling it with a study, on numbers of `suites`."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class FigureMaker:
     sketches: Callable[[StudyData], Iterable[Named]]
 
     def __call__(self, study: StudyData) -> Iterator[Drawing | Absent]:
-        """Draw in the style of reports, or say what is lacking: once, where all lack it alike."""
+        """Yield the figures in the style of reports, or what they lack, once if it is the same."""
         parts = list(self._parts(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
@@ -89,7 +89,7 @@ class FigureMaker:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its tables and figures, in order, and those folded away."""
+    """A section of the page: the tables and figures shown, in order, and those folded away."""
 
     anchor: str
     title: str
@@ -100,14 +100,14 @@ class Section:
 def as_table(
     name: str, title: str, *suites: str
 ) -> Callable[[Callable[[StudyData], Contents]], TableMaker]:
-    """Make a table of a function that returns its contents, or raises `Lacking`."""
+    """Turn a function that returns a table's contents, or raises `Lacking`, into its maker."""
     return partial(TableMaker, name, title, suites)
 
 
 def as_figure(
     name: str, title: str, *suites: str
 ) -> Callable[[Callable[[StudyData], Sketch]], FigureMaker]:
-    """Make one figure of a function of a study, which returns a sketch or raises `Lacking`."""
+    """Turn a function that returns a sketch, or raises `Lacking`, into the maker of one figure."""
     return lambda sketch: FigureMaker(
         name, title, suites, lambda study: [(name, title, partial(sketch, study))]
     )
@@ -116,7 +116,7 @@ def as_figure(
 def as_figures(
     name: str, heading: str, *suites: str
 ) -> Callable[[Callable[[StudyData, Condition], Sketch]], FigureMaker]:
-    """Make a figure for each condition to show apart, of a function of a study and a condition."""
+    """Turn a function of a study and a condition into the maker of a figure per condition."""
     return lambda sketch: FigureMaker(
         name,
         heading,
@@ -131,5 +131,5 @@ def as_figures(
 def as_named_figures(
     name: str, title: str, *suites: str
 ) -> Callable[[Callable[[StudyData], Iterable[Named]]], FigureMaker]:
-    """Make figures of a function that names each of them itself."""
+    """Turn a function that yields named figures into their maker."""
     return partial(FigureMaker, name, title, suites)

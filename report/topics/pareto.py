@@ -1,4 +1,4 @@
-"""Test accuracy against what a model costs, and the Pareto front: what nothing else surpasses."""
+"""Test accuracy against the cost of a model, and the Pareto front of the two."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,8 +18,8 @@ from results.conditions import Condition
 from results.text import counted
 
 CAPTION = (
-    "Top-1 on the test split, mean over the seeds ({counts}), against what the model costs on one "
-    "image or has. Line: the Pareto front, of the systems that no cheaper one reaches."
+    "Top-1 on the test split, mean over the seeds ({counts}), against the model's cost of one "
+    "image, or its size. Line: the Pareto front, of the systems that no cheaper one reaches."
 )
 TIME, MILLISECONDS = "forward_ms", "forward, ms an image"
 Places = Mapping[Entry, tuple[float, float]]
@@ -28,7 +28,7 @@ Places = Mapping[Entry, tuple[float, float]]
 
 @as_figures("pareto", "Accuracy against cost", "accuracy", "throughput")
 def draw(study: StudyData, condition: Condition) -> Sketch:
-    """Draw a panel for milliseconds, where models were timed, for FLOPs and for parameters."""
+    """Draw a panel each for milliseconds (if models were timed), FLOPs and parameters."""
     accuracy = {e: 100 * study.final(METRIC, e).mean() for e in study.under(condition)}
     accuracy = {entry: value for entry, value in accuracy.items() if value == value}
     if len(accuracy) < 2:
@@ -60,7 +60,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
 
 
 def front(places: Places) -> list[Entry]:
-    """Return the entries that no other of at most their cost reaches, the cheapest first."""
+    """Return the entries whose accuracy none reaches at the same or lower cost, cheapest first."""
     kept: list[Entry] = []
     for entry in sorted(places, key=lambda e: (places[e][0], -places[e][1])):
         if not kept or places[entry][1] > places[kept[-1]][1]:
@@ -78,13 +78,13 @@ def _draw(axes: Axes, study: StudyData, places: Places) -> None:
 
 
 def means(study: StudyData, metric: str, entries: Iterable[Entry]) -> dict[Entry, float]:
-    """Return the mean of a metric over the seeds of each entry that has it."""
+    """Return the mean over seeds of a metric, for each entry that has it."""
     values = {entry: study.final(metric, entry) for entry in entries}
     return {entry: float(each.mean()) for entry, each in values.items() if len(each)}
 
 
 def timed(study: StudyData, entries: Iterable[Entry]) -> dict[Entry, Timing]:
-    """Return the timing of each entry's whole model, at the setting that most have."""
+    """Return the timing of each entry's whole model, at the most frequent setting."""
     models = [timing for timing in timings(study) if timing.setting.scope == "model"]
     settings = [timing.setting for timing in models]
     setting: Setting | None = max(settings, key=settings.count, default=None)
@@ -93,12 +93,12 @@ def timed(study: StudyData, entries: Iterable[Entry]) -> dict[Entry, Timing]:
 
 
 def per_image(models: Mapping[Entry, Timing]) -> dict[Entry, float]:
-    """Return the milliseconds of a forward pass, for one image of its batch."""
+    """Return the milliseconds of a forward pass per image of its batch."""
     return {e: each.values[TIME] / each.setting.batch for e, each in models.items()}
 
 
 def _times(timed: Mapping[Entry, Timing]) -> str:
-    """Say how the milliseconds were measured; "" where there are none."""
+    """Return how the milliseconds were measured, or "" if there are none."""
     if not timed:
         return ""
     setting = next(iter(timed.values())).setting

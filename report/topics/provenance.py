@@ -13,13 +13,13 @@ from report.study import StudyData
 from report.timings import machine_names
 
 Card = dict[str, Any]
-"""Fields of a router, a machine or a version of the code, as the page shows them."""
+"""The fields of a router, a machine or a version of the code, as shown on the page."""
 
 
 def router_cards(study: StudyData) -> list[Card]:
-    """Return a card for each router of the study, in its order: what a reader should know of it.
+    """Return a card that describes each router of the study, in the study's order.
 
-    `hyper` are its hyper-parameters, with the values that the study gave them.
+    Its `hyper` lists the hyper-parameters, with the values that the study gave them.
     """
     rows = study.components[study.components["kind"] == "router"].set_index("name")
     known = rows[["family", "summary", "text", "source", "bibtex", "hyper"]].to_dict("index")
@@ -46,7 +46,7 @@ def router_cards(study: StudyData) -> list[Card]:
 
 
 def machines(study: StudyData) -> list[Card]:
-    """Return every machine that made a number of this study, and how many it made."""
+    """Return each machine that produced results of this study, with its numbers of results."""
     names = machine_names(study)
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["machine"])
     return [
@@ -62,12 +62,12 @@ def machines(study: StudyData) -> list[Card]:
 
 
 def hardware(row: Any) -> str:
-    """Name the processor and the GPU of a row, with its driver."""
+    """Return the processor, the GPU and the driver of a row, in words."""
     return ", ".join(filter(None, (row.processor, row.gpu, row.driver)))
 
 
 def codes(study: StudyData) -> list[Card]:
-    """Return every version of the code that made a number; `changed` since its commit, or not."""
+    """Return each version of the code that produced results; `changed`: not as committed."""
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["code"])
     return [
         {
@@ -81,18 +81,18 @@ def codes(study: StudyData) -> list[Card]:
 
 
 def newest(study: StudyData) -> datetime:
-    """Return the time of the newest result, or of the request where there is none."""
+    """Return the time of the newest result, or of the request if there is none."""
     times = [*study.trials["finished_at"].dropna(), *study.measurements["at"].dropna()]
     return max([study.record.requested_at, *times])
 
 
 def bibtex(cards: Iterable[Card]) -> str:
-    """Return the entries of all cards, each once."""
+    """Return the BibTeX entries of all cards, each once."""
     return "\n\n".join(dict.fromkeys(card["bibtex"].strip() for card in cards if card["bibtex"]))
 
 
 def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
-    """Return the values of each hyper-parameter of a router in this study."""
+    """Return the values that each hyper-parameter of a router has in this study."""
     frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
     both = pd.concat(frames).drop_duplicates()
     used: dict[str, dict[str, None]] = defaultdict(dict)

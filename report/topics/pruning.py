@@ -1,4 +1,4 @@
-"""Pruned models: accuracy, FLOPs, bytes and time against the experts that are left."""
+"""Pruned models: accuracy, FLOPs, bytes and time against the number of experts left."""
 
 from typing import Any
 
@@ -38,9 +38,9 @@ COSTS = (
     Column("pruned_time_ratio", "time over whole", "×", "lower"),
 )
 CAPTION = (
-    "Test top-1 with so many experts left in each MoE layer, by the rule that kept or merged them, "
-    "on validation images; nothing was trained after it. In a router's first row all are left. "
-    f"{INTERVALS}"
+    "Test top-1 with this many experts left in each MoE layer, by the rule that kept or merged "
+    "them on validation images; nothing was trained afterwards. Each router's first row has all "
+    f"experts. {INTERVALS}"
 )
 MEANINGS = (
     "FLOPs: of one image, forward; parameters: of the whole network; time: of one test batch, "
@@ -70,8 +70,8 @@ def table(study: StudyData) -> Contents:
 
 FIGURE_CAPTION = (
     "Test top-1 against the experts left in each MoE layer, by the rule that kept or merged them; "
-    "nothing was trained after it. Line: mean over the seeds ({counts}); band: from the lowest to "
-    "the highest seed (none where n = 1)."
+    "nothing was trained afterwards. Line: mean over the seeds ({counts}); band: from the lowest "
+    "to the highest seed (none where n = 1)."
 )
 
 
@@ -109,12 +109,12 @@ def _places(study: StudyData, entry: Entry) -> list[dict[str, Any]]:
 
 
 def _sizes(study: StudyData, entry: Entry) -> list[int]:
-    """List the numbers of experts that an entry was pruned to, all of them first."""
+    """Return the numbers of experts that an entry was pruned to, the unpruned number first."""
     return sorted({place["experts"] for place in _places(study, entry)}, reverse=True)
 
 
 def _rules(study: StudyData, entries: list[Entry]) -> list[str]:
-    """List the rules that any entry was pruned by, in the order of the suite."""
+    """Return the rules by which any entry was pruned, in the order of the suite."""
     places = [place for entry in entries for place in _places(study, entry)]
     return list(dict.fromkeys(place["rule"] for place in places if "rule" in place))
 
@@ -124,7 +124,7 @@ def _label(rule: str) -> str:
 
 
 def _by_seed(study: StudyData, metric: str, entry: Entry, rule: str, experts: int) -> pd.Series:
-    """Return a metric of a rule by seed; what has all experts is the same by every rule."""
+    """Return a metric of a rule by seed; with all experts left, it is the same for every rule."""
     if not any(place.get("rule") == rule for place in _places(study, entry)):
         return pd.Series(dtype=float)
     if experts == _sizes(study, entry)[0]:
@@ -133,7 +133,7 @@ def _by_seed(study: StudyData, metric: str, entry: Entry, rule: str, experts: in
 
 
 def _mean(study: StudyData, metric: str, entry: Entry, rules: list[str], experts: int) -> Cell:
-    """Show the mean over the rules."""
+    """Show a metric averaged over the rules."""
     values = pd.concat([_by_seed(study, metric, entry, rule, experts) for rule in rules])
     if values.empty:
         return words(NOT_APPLICABLE)
@@ -141,7 +141,7 @@ def _mean(study: StudyData, metric: str, entry: Entry, rules: list[str], experts
 
 
 def _points(study: StudyData, entry: Entry, rule: str, sizes: list[int]) -> pd.DataFrame:
-    """Return top-1 in % by the experts left, over the seeds."""
+    """Return top-1 in % by the number of experts left, summarised over seeds."""
     frames = []
     for size in sizes:
         values = 100 * _by_seed(study, "pruned_top1", entry, rule, size)
@@ -150,7 +150,7 @@ def _points(study: StudyData, entry: Entry, rule: str, sizes: list[int]) -> pd.D
 
 
 def _starts(study: StudyData, entries: list[Entry]) -> str:
-    """Say what gate vectors were compared with."""
+    """Return what gate vectors were compared with."""
     places = [place for entry in entries for place in _places(study, entry)]
     named = {place["reference"] for place in places if "reference" in place}
     return (
@@ -167,7 +167,7 @@ def _starts(study: StudyData, entries: list[Entry]) -> str:
 
 
 def _undefined(study: StudyData, entries: list[Entry]) -> str:
-    """Name the rules without a meaning, each with why."""
+    """Return a sentence on the rules that are not defined, with reasons, or "" if all are."""
     records = [record for entry in entries for record in study.array("undefined_rules", entry)]
     reasons = dict.fromkeys(str(text) for record in records for text in record.values)
     return f"Not defined: {'; '.join(reasons)}." if reasons else ""

@@ -1,4 +1,4 @@
-"""Ranks by accuracy: over conditions, by Friedman's test, and by chance, in bootstrap samples."""
+"""Ranks by accuracy: over conditions (Friedman's test), and their spread in bootstrap samples."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,10 +38,10 @@ from results.statistics.ranks import (
 
 
 def standings(study: StudyData) -> pd.DataFrame:
-    """Return mean accuracies: a row a condition, a column a system that has one under each.
+    """Return mean accuracies: a row per condition, a column per system with results under each.
 
-    Left out are systems that failed under a condition, and those with one entry for several, as
-    `dense` where only the capacity differs: the same runs would count as several blocks.
+    A system is left out if it failed under a condition, or if one entry serves several conditions
+    (such as `dense` if only the capacity differs), since the same runs would count repeatedly.
     """
     by_system = {}
     for system in study.systems:
@@ -56,7 +56,7 @@ def rank(study: StudyData) -> Ranking:
     """Rank the systems over the conditions.
 
     Raises:
-        Lacking: there is too little to rank, or nothing to tell apart.
+        Lacking: there are too few conditions or systems, or all accuracies are equal.
     """
     values = standings(study)
     blocks, systems = values.shape
@@ -73,7 +73,7 @@ def rank(study: StudyData) -> Ranking:
 
 @as_table("ranks", "Average ranks over conditions", "accuracy")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router that has results under every condition, the best rank first."""
+    """Make a row for each router with results under every condition, the best rank first."""
     ranks = rank(study)
     rows = []
     for system, mean in ranks.ranks.items():
@@ -85,7 +85,7 @@ def table(study: StudyData) -> Contents:
         average = Cell(mean, n=ranks.blocks, trials=trials)
         rows.append(Row((words(system.label), average, others), ranks.blocks, entries[0]))
     out = [system.label for system in study.systems if system not in ranks.ranks.index]
-    left = f"Not ranked, for want of runs of their own under each: {', '.join(out)}."
+    left = f"Not ranked, since they lack runs of their own under each: {', '.join(out)}."
     caption = captioned(
         f"Ranks by mean top-1 within each of {ranks.blocks} conditions, 1 is best, ties share "
         f"theirs. {verdict(ranks)}",
@@ -102,7 +102,7 @@ def table(study: StudyData) -> Contents:
 
 
 def verdict(ranks: Ranking) -> str:
-    """Say what Friedman's test says, in a sentence, and from where on two ranks differ."""
+    """Return the outcome of Friedman's test and the critical difference, in words."""
     systems = len(ranks.ranks)
     differ = "differ" if ranks.f_p < ALPHA else "are not shown to differ"
     chi_squared, f = f"{ranks.chi_squared:.2f}", f"{ranks.f:.2f}"
@@ -117,9 +117,9 @@ def verdict(ranks: Ranking) -> str:
 
 @as_figure("critical_difference", "Critical-difference diagram", "accuracy")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure of all conditions."""
+    """Draw one figure over all conditions."""
     ranks = rank(study)
-    # Slow to import, and few studies have conditions enough.
+    # Slow to import, and few studies have enough conditions.
     from scikit_posthocs import critical_difference_diagram
 
     figure = blank(PAGE, 1.0 + 0.16 * len(ranks.ranks))
@@ -139,7 +139,7 @@ def draw(study: StudyData) -> Sketch:
     )
     for label in drawn["labels"]:
         label.set_color(INK)
-    for (bar,) in drawn["crossbars"]:  # through its ranks in the order of a set, which varies
+    for (bar,) in drawn["crossbars"]:  # it visits its ranks in set order, which varies
         bar.set_xdata(sorted(bar.get_xdata()))
     axes.spines["top"].set_visible(True)
     _scale(axes, ranks.critical_difference)
@@ -153,7 +153,7 @@ def draw(study: StudyData) -> Sketch:
 
 
 def _scale(axes: Axes, difference: float) -> None:
-    """Draw a bar as long as the critical difference, above the axis and its numbers."""
+    """Draw a bar of the length of the critical difference above the axis and its numbers."""
     axes.plot([1, 1 + difference], [1.5, 1.5], color=INK, linewidth=1.0, marker="|", markersize=5)
     axes.text(
         1 + difference / 2, 1.7, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7
@@ -162,7 +162,7 @@ def _scale(axes: Axes, difference: float) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A system with where it ranks in bootstrap samples, and the trials behind that."""
+    """A system, its ranks in bootstrap samples, and the trials behind them."""
 
     system: System
     entries: tuple[Entry, ...]
@@ -173,10 +173,10 @@ class Place:
 
 @lru_cache(maxsize=1)
 def places(study: StudyData) -> list[Place]:
-    """Rank the systems that have results under every condition, in bootstrap samples.
+    """Rank the systems with results under every condition in bootstrap samples.
 
     Raises:
-        Lacking: there are no two of them, or there is but one run of each to draw from.
+        Lacking: there are fewer than two of them, or only one run of each to draw from.
     """
     systems = list(standings(study))
     entries = {s: [study.entry(s, condition) for condition in study.conditions] for s in systems}
@@ -185,7 +185,7 @@ def places(study: StudyData) -> list[Place]:
     if len(systems) < 2:
         raise Lacking("no two routers have results of their own under each condition", fine=True)
     if len(seeds) < 2 and len(study.conditions) < 2:
-        raise Lacking("of one seed and condition there is nothing to draw from", fine=True)
+        raise Lacking("with one seed and condition there is nothing to draw from", fine=True)
     values = np.array([[each.reindex(seeds) for each in own] for own in runs.values()], dtype=float)
     spreads = bootstrap_ranks(values.swapaxes(0, 1))
     made = []
@@ -198,15 +198,15 @@ def places(study: StudyData) -> list[Place]:
 
 
 def caption_of_places(study: StudyData) -> str:
-    """Say how the samples were drawn."""
+    """Return how the samples were drawn, and what the ranks in them mean."""
     conditions = len(study.conditions)
     over = "seeds" if conditions == 1 else f"seeds and of {conditions} conditions"
     average = "" if conditions == 1 else " (of its average rank over the conditions)"
     return (
-        f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each one fewer than "
-        "there are, drawn with replacement, a seed for all routers at once. It says how much the "
-        "order depends on chance; whether two routers differ is for the paired differences to say. "
-        "Of few seeds there are few different samples."
+        f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each of one fewer than "
+        "there are, drawn with replacement, a seed for all routers at once. It shows how much the "
+        "order depends on chance; the paired differences say whether two routers differ. With few "
+        "seeds there are few different samples."
     )
 
 
@@ -225,8 +225,8 @@ def bootstrap_table(study: StudyData) -> Contents:
         Column("best", "best", "%", scale=100, digits=0),
     )
     caption = captioned(
-        "Mean rank in bootstrap samples, and the interval of 95 % of the ranks. Best: the share of "
-        "samples that a router leads.",
+        "Mean rank in bootstrap samples, and the interval with 95 % of the ranks. Best: the share "
+        "of samples in which a router leads.",
         caption_of_places(study),
     )
     return caption, columns, rows
@@ -234,7 +234,7 @@ def bootstrap_table(study: StudyData) -> Contents:
 
 @as_figure("rank_intervals", "Ranks in bootstrap samples", "accuracy")
 def draw_intervals(study: StudyData) -> Sketch:
-    """Draw the interval of each system's rank, the best on top."""
+    """Draw the interval of each system's rank, the best at the top."""
     shown = places(study)
     figure = blank(COLUMN, 0.6 + 0.2 * len(shown))
     axes = figure.subplots()
@@ -256,8 +256,8 @@ def draw_intervals(study: StudyData) -> Sketch:
     axes.set_xlabel("rank by mean top-1")
     runs = number_of_runs({place.system: place.seeds for place in shown})
     caption = captioned(
-        f"Ranks in bootstrap samples ({runs}). Marker: mean rank; line: the interval of 95 % of "
-        "the ranks; on the right: the share of samples that the router leads.",
+        f"Ranks in bootstrap samples ({runs}). Marker: mean rank; line: the interval with 95 % of "
+        "the ranks; on the right: the share of samples in which the router leads.",
         caption_of_places(study),
     )
     return caption, figure, [entry for place in shown for entry in place.entries]

@@ -67,8 +67,8 @@ def balance_table(study: StudyData) -> Contents:
         f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS}",
         "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
         "population std over mean; load entropy: over log2 E (1 is even); dead: experts below 1 % "
-        "of the mean load; dropped: choices of tokens that were lost to capacity; uncovered: "
-        "tokens that no expert processed; capacity: slots of an expert in a group.",
+        "of the mean load; dropped: token choices lost to capacity; uncovered: tokens that no "
+        "expert processed; capacity: slots of an expert in a group.",
     )
     return caption, (*LEAD, *BALANCE), rows
 
@@ -102,7 +102,7 @@ ENTROPY = (
 
 @as_table("entropy", "Entropy and mutual information", "entropy")
 def entropy_table(study: StudyData) -> Contents:
-    """Make two rows for each router and condition: what the router wanted, and what it did."""
+    """Make two rows for each router and condition: for the gates and for the combine weights."""
     rows = []
     for entry in measured_by(study, "entropy"):
         for of, label in (("gates", "gates (wanted)"), ("combine", "combine weights (done)")):
@@ -112,7 +112,7 @@ def entropy_table(study: StudyData) -> Contents:
         f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS}",
         "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "
         "the mean distribution (log2 E: even use); I(E;Y): mutual information of expert and class, "
-        "corrected by its mean over permutations (the bias), normalised by min(H(E), H(Y)) less "
+        "corrected by its mean over permutations (the bias), normalised by min(H(E), H(Y)) minus "
         "the bias, not defined where that is 0; Ŷ: the predicted class. hard: by the largest "
         "weight alone. No direction is better.",
     )
@@ -147,7 +147,7 @@ def best_table(study: StudyData) -> Contents:
         for *_, column in BEST_AND_MEAN
     ]
     caption = captioned(
-        "Best: the one run of the highest last accuracy on the validation split (n = 1); it says "
+        "Best: the run with the highest last accuracy on the validation split (n = 1); it shows "
         f"what luck can reach, and compares nothing. {INTERVALS}",
         "Error: share of the test split "
         "that is answered wrongly. I(E;Ŷ): mutual information of the expert (by the gates) with "
@@ -158,7 +158,7 @@ def best_table(study: StudyData) -> Contents:
 
 
 def best_seed(study: StudyData, entry: Entry) -> int | None:
-    """Find the seed of the highest last accuracy on the validation split; the first of several."""
+    """Return the seed with the highest last validation accuracy (the first of equals), or None."""
     rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
     last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
     return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])

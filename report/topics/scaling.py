@@ -1,4 +1,4 @@
-"""Error and cost against experts, slots and budget, with power laws where they fit."""
+"""Error and cost against experts, slots and budget, with power laws if they fit."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ SUITE = "scaling"
 
 @dataclass(frozen=True)
 class Axis:
-    """A number that a study sweeps over: its metric, its label, and the settings that move it."""
+    """A number that a study sweeps: its metric, its label, and the settings that change it."""
 
     metric: str
     label: str
@@ -48,12 +48,12 @@ DRAWN = ("error", "loss")
 
 @dataclass(frozen=True)
 class Line:
-    """Trials of a system that differ along one axis alone, and in their seeds.
+    """Trials of a system that differ only along one axis and in their seeds.
 
     Attributes:
-        rest: the condition that they share.
-        entries: by place on the axis, the mean over the seeds, in order.
-        values: each response, by entry and seed.
+        rest: the rest of their condition, which they share.
+        entries: the place of each entry on the axis, averaged over seeds, in order.
+        values: each response by entry and seed.
     """
 
     system: System
@@ -63,7 +63,7 @@ class Line:
     values: dict[str, dict[Entry, dict[int, float]]]
 
     def points(self, response: str) -> tuple[list[float], list[int], list[float]]:
-        """Return the axis, the seed and the value of each run."""
+        """Return the place on the axis, the seed and the value of each run."""
         runs = [
             (x, seed, value)
             for entry, x in self.entries.items()
@@ -73,7 +73,7 @@ class Line:
         return list(x), list(seeds), list(values)
 
     def law(self, study: StudyData, response: str) -> PowerLaw | str:
-        """Fit a power law; words where none can be fitted."""
+        """Return the fitted power law, or in words why none can be fitted."""
         try:
             return power_law(*self.points(response), confidence=study.confidence)
         except ValueError as error:
@@ -81,10 +81,10 @@ class Line:
 
 
 def lines(study: StudyData) -> list[Line]:
-    """Return what a study swept along each axis, all else alike; two places at least.
+    """Return what a study swept along each axis, all else equal, with at least two places.
 
     Raises:
-        Lacking: the suite was not asked for, measured nothing, or nothing was swept.
+        Lacking: the suite was not requested or measured nothing, or nothing was swept.
     """
     require_asked(study, SUITE)
     values = _values(study)
@@ -97,7 +97,7 @@ def lines(study: StudyData) -> list[Line]:
 
 
 def _values(study: StudyData) -> dict[str, dict[Entry, dict[int, float]]]:
-    """Return what the suite measured at the end, by metric, entry and seed."""
+    """Return the suite's numbers at the end of training, by metric, entry and seed."""
     rows = study.metrics
     rows = rows[(rows["suite"] == SUITE) & rows["step"].isna() & (rows["aa_replicate"] == 0)]
     values: dict[str, dict[Entry, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -133,12 +133,12 @@ COLUMNS = (
     *text_columns(verdict="power law"),
 )
 CAPTION = captioned(
-    "Trials that differ along one axis alone. Exponent b of y = a · x^b, ± half of its 95 % "
+    "Trials that differ only along one axis. Exponent b of y = a · x^b, ± half of its 95 % "
     "Student t interval. A law holds for the range measured, and for no other.",
     "Fitted by least squares on log y with an offset for each seed. Lack of fit: p-value of "
-    "the F test of the line against a free mean for each x; below 0.05 no power law fits, nor "
-    f"where R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
-    "three are needed. Time of a step: with whatever else the machine did.",
+    "the F test of the line against a free mean for each x; no power law fits if it is below 0.05, "
+    f"or if R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
+    "three are needed. Time of a step: depends on what else the machine did.",
 )
 
 
@@ -172,7 +172,7 @@ def _row(study: StudyData, line: Line, response: str) -> Row:
 
 
 FIGURE_CAPTION = (
-    "Test error and loss against experts, slots and training FLOPs, each with the other two alike; "
+    "Test error and loss against experts, slots and training FLOPs, each with the other two fixed; "
     "both axes logarithmic. Marker: mean over the seeds; band: from the lowest to the highest one. "
     "Solid: the fitted power law; dashed: no power law fits, and the means are joined."
 )
@@ -180,7 +180,7 @@ FIGURE_CAPTION = (
 
 @as_figure("scaling", "Scaling with experts, slots and budget", SUITE)
 def draw(study: StudyData) -> Sketch:
-    """Draw a row of panels for each response, a panel for each axis."""
+    """Draw a row of panels for each response, with a panel for each axis."""
     swept = lines(study)
     axes_of = [axis for axis in AXES if any(line.axis == axis for line in swept)]
     systems = [s for s in study.systems if any(line.system == s for line in swept)]

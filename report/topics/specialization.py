@@ -1,4 +1,4 @@
-"""Specialization of experts: the accuracy that is lost when each is switched off."""
+"""Specialization of experts: the accuracy lost when each is switched off."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -46,25 +46,25 @@ def table(study: StudyData) -> Contents:
         rows.append(metric_row(study, entry, cells, under=under[entry]))
     caption = captioned(
         "Over the test split at the end of training, mean over the MoE layers; experts are "
-        f"switched off one by one, and nothing is routed again. {INTERVALS}",
+        f"switched off one by one, and nothing is rerouted. {INTERVALS}",
         "Polysemanticity: distance between d / length of d and the one-hot vector of its largest "
         "entry, where d is the accuracy that each class loses without the expert (0: the expert "
         "serves one class); mean over the experts with an effect. Largest drop: of the class that "
         "loses most, mean over the same. Accuracy drop: mean over the experts switched off; left "
-        "out: those that were not. Passes: images run again, of one pass for each expert.",
+        "out: those that were not. Passes: images run again, as a share of a pass per expert.",
     )
     return caption, (*LEAD, *COLUMNS), rows
 
 
 MAP_COLUMNS = 4
 NAMED, LONGEST = 20, 12
-"""Classes that are shown by name, at most, and letters of a name."""
+"""The most classes that are shown by name, and the most letters of a name."""
 
 
 def of_last_layer(
     study: StudyData, condition: Condition, name: str, **where: Any
 ) -> dict[Entry, ArrayRecord]:
-    """Find the array of the last MoE layer and the first seed, of each entry that has one."""
+    """Return the array of the last MoE layer and first seed, for each entry that has one."""
     records = {}
     for entry in study.under(condition):
         last = max((record.layer or 0 for record in study.arrays.get(entry, [])), default=0)
@@ -75,16 +75,16 @@ def of_last_layer(
 
 
 def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
-    """Say which run each panel shows: `seed 0`, or each router's where they differ."""
+    """Return the seed that panels show: `seed 0`, or each router's seed if they differ."""
     seeds = {entry.system: f"seed {record.seed}" for entry, record in records.items()}
     listed = ", ".join(f"{system} {seed}" for system, seed in seeds.items())
     return listed if len(set(seeds.values())) > 1 else next(iter(seeds.values()))
 
 
 def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str]:
-    """Return names of the classes by label, as the suite that made the records gave them.
+    """Return the names of the classes by label, as recorded by the suite that made the records.
 
-    Empty where they are unknown, many or not the same.
+    Empty if they are unknown, too many, or not the same for all.
     """
     lists = {
         tuple(map(str, listed.values))
@@ -97,15 +97,15 @@ def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str
 
 
 def sentence_on_names(names: list[str]) -> str:
-    """Explain the numbers that stand for names that no installed font can write; or ""."""
+    """Explain the numbers shown instead of names that no installed font has, or return ""."""
     without = ", ".join(f"{label} is {name}" for label, name in enumerate(names) if lacking(name))
     return f"No installed font has the names of some classes: {without}." if without else ""
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:
-    """(classes, E) with the experts ordered by their largest class, the largest entry first.
+    """Sort the experts of a (classes, E) table by their largest class, largest entry first.
 
-    Experts that have nothing above 0 come last.
+    Experts without an entry above 0 come last.
     """
     largest = table.max(0)
     top = np.where(largest > 0, table.argmax(0), len(table))
@@ -124,7 +124,7 @@ def draw_maps(
     """Draw a panel for each (classes, E) table; `names` of the classes may be empty.
 
     Classes are labelled by number, or by name beside the first panel of each row; experts by their
-    parameters where these differ.
+    numbers of parameters if `sizes` are given.
     """
     shown = [_shown(label, name) for label, name in enumerate(names)]
     figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
@@ -147,17 +147,17 @@ def draw_maps(
 
 
 def _shown(label: int, name: str) -> str:
-    """Name a class beside its row: shortened, or by number where no font can write it."""
+    """Return the label of a class: its name, shortened, or its number if no font has the name."""
     if lacking(name):
         return f"class {label}"
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 CHANGE_CAPTION = (
-    "Accuracy of each class with all experts less that with one expert of the last MoE layer "
+    "Accuracy of each class with all experts minus that with one expert of the last MoE layer "
     "switched off, in points, on the test split: above 0, the class needs the expert. One run each "
     "(n = 1: {seeds}), since an expert's number means nothing across seeds. Experts are ordered by "
-    "the class that loses most, those that none needs last; those not switched off are left out."
+    "the class that loses most, unneeded ones last; those not switched off are left out."
 )
 
 
@@ -177,7 +177,7 @@ def draw_change(study: StudyData, condition: Condition) -> Sketch:
 
 
 def points(changes: np.ndarray) -> np.ndarray:
-    """(E, classes) shares to (classes, E) points, ordered; without experts that were left out."""
+    """Turn (E, classes) shares into ordered (classes, E) points, without experts left out."""
     switched_off = changes[~np.isnan(changes).all(1)]
     return by_top_class(np.nan_to_num(100 * switched_off.T))
 
@@ -200,16 +200,16 @@ def draw_served(study: StudyData, condition: Condition) -> Sketch:
     norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
     names = class_names(study, records)
     figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class", sizes)
-    by_size = "Experts that differ in size are in that order, under their parameters."
+    by_size = "Experts of different sizes are ordered by size and labelled by their parameters."
     summary = SERVED_CAPTION.format(seeds=seeds_of(records))
     caption = captioned(summary, by_size if sizes else "", sentence_on_names(names))
     return caption, figure, records
 
 
 def shares(table: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
-    """(classes, E) with rows that sum to 1, experts ordered by the class that they serve most.
+    """Normalise the rows of a (classes, E) table to sum to 1, and order its experts.
 
-    By their `sizes`, (E,), where these are given.
+    They are ordered by the class that they serve most, or by their `sizes`, (E,), if given.
     """
     of_class: np.ndarray = table / np.maximum(table.sum(1, keepdims=True), 1e-12)
     if sizes is None:
@@ -220,18 +220,18 @@ def shares(table: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
 IMAGES, IMAGES_TITLE = "expert_images", "Images that weigh each expert most"
 IMAGES_CAPTION = (
     "Each row: the images of the test split whose tokens give an expert of the last MoE layer the "
-    "most combine weight in all, from the left. The {rows} most used experts, the most used on "
-    "top, by their number. One run each (n = 1: {seeds})."
+    "most combine weight in total, from the left. The {rows} most used experts, the most used at "
+    "the top, by their number. One run each (n = 1: {seeds})."
 )
 ROUTERS, COLUMNS_OF_IMAGES, ROWS = 8, 4, 8
-"""Panels of a figure at most, panels in a row, experts of a panel."""
+"""The most panels in a figure, panels in a row, and experts in a panel."""
 GAP = 0.1
-"""Between thumbnails, over their height."""
+"""The space between thumbnails, as a share of their height."""
 
 
 @as_named_figures(IMAGES, IMAGES_TITLE, "specialization")
 def draw_images(study: StudyData) -> Iterator[Named]:
-    """Draw figures of a few routers each, a panel for each router, for each condition."""
+    """Draw, for each condition, figures of a few routers each, with a panel per router."""
     for condition in study.conditions or [ANY]:
         records = list(of_last_layer(study, condition, "top_images").items())
         for start in range(0, max(len(records), 1), ROUTERS):
@@ -242,11 +242,11 @@ def draw_images(study: StudyData) -> Iterator[Named]:
 
 
 def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Draw one picture of all thumbnails, white between them and where there is none.
+    """Return one picture of all thumbnails, white between them and in empty places.
 
     Args:
         thumbnails: uint8 (experts, k, c, h, w).
-        there: bool (experts, k), where a thumbnail exists.
+        there: bool (experts, k), whether a thumbnail exists.
 
     Returns:
         uint8 (experts · (h + gap), k · (w + gap), 3); channels other than three are averaged.

@@ -1,6 +1,6 @@
-"""How alike two seeds route the same tokens, their experts matched one to one.
+"""How similarly two seeds route the same tokens, with their experts matched one to one.
 
-What suite stability measured of single trainings is shown as any suite's numbers are.
+What suite stability measured on single trainings is shown like the numbers of any suite.
 """
 
 from collections import defaultdict
@@ -29,9 +29,9 @@ CAPTION = captioned(
     "Tokens sampled from the test split, at the end of training; mean over the MoE layers and over "
     "all pairs of seeds. Adjusted agreement is 0 by chance and 1 where two routings are equal. "
     "Pairs share runs, so no interval is given.",
-    "Matched: overlap of a token's combine shares, Σ min(p, q), once the "
-    "experts of the two seeds are matched one to one so that it is largest (linear assignment). By "
-    f"chance: the same after the tokens of one were permuted, mean of {PERMUTATIONS}. Adjusted: "
+    "Matched: overlap of a token's combine shares, Σ min(p, q), once the experts of the two seeds "
+    "are matched one to one to make it as large as possible (linear assignment). By "
+    f"chance: the same after permuting the tokens of one, mean of {PERMUTATIONS}. Adjusted: "
     "(matched − chance) / (1 − chance); lowest and highest: of any pair. First choices: their "
     "adjusted Rand index, which needs no matching.",
 )
@@ -39,7 +39,7 @@ CAPTION = captioned(
 
 @as_table("seed_agreement", "Agreement of routings between seeds", "stability")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router and condition that has several seeds."""
+    """Make a row for each router and condition with several seeds."""
     require_asked(study, "stability")
     under, rows = stands_under(study), []
     for entry in measured_by(study, "stability"):
@@ -52,7 +52,7 @@ def table(study: StudyData) -> Contents:
 
 
 def _cells(study: StudyData, entry: Entry) -> list[Cell]:
-    """Compare all pairs of seeds; nothing where there is one seed, or no sample was kept."""
+    """Compare all pairs of seeds; empty if there is one seed or no sample was kept."""
     from sklearn.metrics import adjusted_rand_score  # slow to import
 
     shares, first = (_by_seed(study, entry, f"sampled_{name}") for name in ("shares", "first"))

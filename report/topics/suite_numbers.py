@@ -1,4 +1,4 @@
-"""The suites that no section is made for: their cards in the database, and all their numbers."""
+"""Suites without a section of their own: their cards in the database and all their numbers."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from results.conditions import Condition
 
 @dataclass(frozen=True)
 class Place:
-    """A number of a suite: its metric, and the rest of where it applies, as keys and JSON."""
+    """A number of a suite: its metric, and where else it applies, as keys with JSON values."""
 
     metric: str
     where: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
-        """The metric, with what sets this number of it apart."""
+        """The metric with its qualifiers."""
         return ", ".join(filter(None, (self.metric, self.qualifiers)))
 
     @property
     def qualifiers(self) -> str:
-        """Where the number applies, for readers."""
+        """What distinguishes this number from others of its metric, for readers."""
         return ", ".join(f"{key} {json.loads(value)}" for key, value in self.where)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The meaning of a metric's name.
+    """The definition of a metric.
 
     Attributes:
-        better: which direction is better; None where neither is.
-        where: of a main metric with several numbers, what the one has that ranks routers.
+        better: which direction is better; None if neither is.
+        where: if a main metric has several numbers, the qualifiers of the one that ranks routers.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Definition:
 
 @dataclass(frozen=True)
 class Card:
-    """A suite as the database knows it.
+    """A suite as described in the database.
 
     Attributes:
-        main: name of the metric that ranks routers; "" of a suite without metrics.
+        main: name of the metric that ranks routers; "" for a suite without metrics.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Card:
 
     @property
     def slug(self) -> str:
-        """The name as a part of names of files: letters, digits, `-`, `_`."""
+        """The name for use in file names: letters, digits, `-` and `_`."""
         plain = re.sub(r"[^A-Za-z0-9_]+", "-", self.name)
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
         return plain if plain == self.name else f"{plain}-{digest}"
@@ -90,24 +90,24 @@ class Card:
         return sorted(declared, key=lambda name: name != self.main)
 
     def definition(self, metric: str) -> Definition:
-        """Find what a metric means; nothing but its name where the suite does not say."""
+        """Return the definition of a metric, or only its name if the suite has none."""
         named = (each for each in self.definitions if each.name == metric)
         return next(named, Definition(metric))
 
     def is_main(self, place: Place) -> bool:
-        """Tell whether a number is of the main metric, at a place where that ranks routers."""
+        """Tell whether a number is the one of the main metric that ranks routers."""
         wanted = place_of(self.main, self.definition(self.main).where)
         return place.metric == self.main and set(wanted.where) <= set(place.where)
 
 
 def place_of(metric: str, where: Mapping[str, Any]) -> Place:
-    """Return the place of a number that a suite gave `where`."""
+    """Return the place of a number from the `where` that its suite recorded."""
     pairs = ((key, json.dumps(value, sort_keys=True)) for key, value in where.items())
     return Place(metric, tuple(sorted(pairs)))
 
 
 def cards(study: StudyData) -> list[Card]:
-    """Return the suites asked for, or that measured, and that no section is made for; by name."""
+    """Return the suites without their own section that were requested or measured, by name."""
     asked = set(study.record.request.get("suites", {}))
     rows = study.components[study.components["kind"] == "suite"]
     known = {row.name: row for row in rows.itertuples(index=False)}
@@ -122,9 +122,9 @@ def cards(study: StudyData) -> list[Card]:
 
 
 NO_PLACE = ("constant", "flops", "seconds")
-"""Keys of `where` that tell how a number came to be, and set it apart from no other."""
+"""Keys of `where` that describe how a number was obtained and do not distinguish numbers."""
 MANY = 1e6
-"""From here on a number is written with a prefix, as 1.23 M."""
+"""Numbers of at least this size are written with a prefix, as 1.23 M."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Who:
     """A subject of a measurement: a trained router under a condition, or a layer on one machine.
 
     Attributes:
-        machine: name of the machine; "" for what was trained, whose numbers are pooled over
-            machines.
+        machine: name of the layer's machine; "" for a trained router, whose numbers are pooled
+            over machines.
     """
 
     entry: Entry
@@ -142,7 +142,7 @@ class Who:
 
 @dataclass(frozen=True)
 class Spot:
-    """The place of a number. `layer`: MoE layer; None for the network, or the mean over layers."""
+    """The place of a number. `layer`: MoE layer; None for the network or the mean over layers."""
 
     who: Who
     layer: int | None
@@ -154,9 +154,9 @@ class Numbers:
     """The measurements of a suite.
 
     Attributes:
-        final: pairs of a fingerprint and a value, one a seed, at the end of training or of a layer.
-        constant: where the number is what it is by construction.
-        snapshots: a row a value along training, with its `entry`, `place`, `seed`, `step`, `layer`.
+        final: pairs of fingerprint and value, one per seed at the end of training, or per layer.
+        constant: the spots whose number is constant by construction.
+        snapshots: one row per value along training, with `entry`, `place`, `seed`, `step`, `layer`.
     """
 
     study: StudyData
@@ -167,7 +167,7 @@ class Numbers:
 
     @classmethod
     def of(cls, study: StudyData, card: Card) -> Numbers:
-        """Read a suite's numbers from the frames of a study; not of second runs of A/A."""
+        """Read a suite's numbers from the frames of a study, without A/A replicates."""
         rows = study.metrics
         rows = rows[(rows["suite"] == card.name) & rows["value"].notna()]
         rows = rows[rows["aa_replicate"] == 0]
@@ -186,12 +186,12 @@ class Numbers:
 
     @property
     def measures_layers(self) -> bool:
-        """Whether these are numbers of bare layers, which no training made."""
+        """Whether these are numbers of bare layers, which were not trained."""
         return any(spot.who.machine for spot in self.final)
 
     @cached_property
     def under(self) -> dict[Who, tuple[Condition, ...]]:
-        """What was measured, or should have been, in order; with whom it compares."""
+        """The subjects measured or due, in order, with the conditions that each is compared in."""
         if not self.measures_layers:
             compared = stands_under(self.study)
             return {Who(e): compared[e] for e in measured(self.study, self.card.name)}
@@ -202,11 +202,11 @@ class Numbers:
 
     @property
     def places(self) -> list[Place]:
-        """The numbers of the network, the main one first, then as the suite declares them."""
+        """The numbers of the network: the main one, then the others as the suite declares them."""
         return self.ordered({spot.place for spot in self.final if spot.layer is None})
 
     def ordered(self, places: Iterable[Place]) -> list[Place]:
-        """Sort places into the order in which they are shown."""
+        """Sort places into display order."""
         rank = {metric: number for number, metric in enumerate(self.card.metrics)}
 
         def order(place: Place) -> tuple[Any, ...]:
@@ -226,7 +226,7 @@ class Numbers:
         return summary(values, *marks, trials=trials, confidence=self.study.confidence)
 
     def column(self, metric: str, key: str, label: str) -> Column:
-        """Make a column of a metric, with three digits of its usual value; shares are in %."""
+        """Make a metric's column, with three digits of its median value; shares are in %."""
         definition = self.card.definition(metric)
         scale = 100 if definition.unit == "share" else 1
         by_spot = [own for spot, own in self.final.items() if spot.place.metric == metric]
@@ -246,7 +246,7 @@ class Numbers:
 
 
 def _place(row: Any) -> Place:
-    """Return the place of a row; the usual split goes without saying."""
+    """Return the place of a row, leaving out the split if it is the usual one."""
     where = {key: value for key, value in row.where.items() if key not in NO_PLACE}
     usual = "test" if pd.isna(row.step) else "val"
     split = {} if row.split in (None, usual) else {"split": row.split}
@@ -254,7 +254,7 @@ def _place(row: Any) -> Place:
 
 
 def _conditions_of(who: Who, listed: list[Who]) -> Iterable[Condition]:
-    """Return the conditions under which a bare layer is shown on its machine."""
+    """Yield the conditions under which a bare layer is shown on its machine."""
     entries = [other.entry for other in listed if other.machine == who.machine]
     for condition in fullest(entries):
         if closest(entries, who.entry.system, condition) == who.entry:

@@ -1,7 +1,7 @@
 """The routing explorer of the page: where each patch of a few test images went.
 
-What suite traces kept of each router's first seed becomes plain data for a script of the page.
-Bytes are base64. Thumbnails stand once for all routers that saw the same images.
+The records of suite traces for each router's first seed become plain data for a script of the page.
+Bytes are base64. Thumbnails are stored once for all routers that saw the same images.
 """
 
 import base64
@@ -25,16 +25,16 @@ from results import ArrayRecord
 
 SUITE, TITLE = "traces", "Where each patch went"
 MOST = 8 * 10**6
-"""Characters of data on the page, at most; what is beyond is left out, snapshots first."""
+"""The most characters of data on the page; the rest is left out, snapshots first."""
 TOP_CLASSES = 4
-"""Classes that are listed of an expert."""
+"""The number of classes listed for an expert."""
 SMALL = 127
-"""Experts up to which a number of one fits a byte."""
+"""The most experts for which an expert's number fits into a signed byte."""
 PALETTE = (
     *("#ccbb44", "#01665e", "#911eb4", "#88ccee", "#8c510a", "#f1a2a9", "#b2df8a", "#9970ab"),
     *("#6a9f58", "#4477ff"),
 )
-"""Colours of up to ten experts, which colour-blind readers can tell apart."""
+"""Colours for up to ten experts that colour-blind readers can tell apart."""
 GOLDEN, LIGHTNESSES = 0.381966, (0.4, 0.55, 0.7)
 CAPTION = (
     "The first test images of each class, the same for all routers and seeds. A patch is coloured "
@@ -44,13 +44,13 @@ CAPTION = (
 )
 DETAILS = (
     "Opacity goes from the smallest to the largest share of a patch's combine weight that is "
-    "shown. Tokens that are no patches are left out."
+    "shown. Tokens that are not patches are left out."
 )
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """The routing explorer: `data` for the script, plain and ready for JSON."""
+    """The routing explorer; `data` for the script is plain and ready for JSON."""
 
     title: str
     caption: str
@@ -58,7 +58,7 @@ class Explorer:
 
 
 def explorer(study: StudyData) -> Explorer | Absent:
-    """Collect the traces of a study, or say what it lacks."""
+    """Return the explorer with the traces of a study, or what the study lacks for it."""
     try:
         traced = {entry: own for entry in study.entries if (own := _of_first_seed(study, entry))}
         if not traced:
@@ -67,7 +67,7 @@ def explorer(study: StudyData) -> Explorer | Absent:
     except Lacking as lacking:
         return Absent("explorer", TITLE, str(lacking), lacking.fine)
     samples: dict[str, int] = {}
-    # Routers before baselines, since what stands first is seen first.
+    # Routers come before baselines, since readers see the first ones first.
     order = sorted(traced, key=lambda entry: study.is_baseline(entry.system))
     routers = [_router(entry, traced[entry], samples) for entry in order]
     kept, left_out = within(MOST, routers)
@@ -84,14 +84,14 @@ def explorer(study: StudyData) -> Explorer | Absent:
 
 
 def _first_two(study: StudyData, entries: Sequence[Entry]) -> tuple[int, int]:
-    """Return the numbers of the entries to show first: of two families, where there are two."""
+    """Return the indices of the two entries to show first, of different families if possible."""
     families = [study.families.get(entry.system.router) for entry in entries]
     other = (number for number, family in enumerate(families) if family != families[0])
     return 0, next(other, min(1, len(entries) - 1))
 
 
 def _of_first_seed(study: StudyData, entry: Entry) -> list[ArrayRecord]:
-    """Return the arrays of an entry's lowest seed; none where no patch was traced."""
+    """Return the arrays of an entry's lowest seed; empty if no patch was traced."""
     own = [record for record in study.arrays.get(entry, ()) if record.suite == SUITE]
     first = min((record.seed or 0 for record in own), default=0)
     own = [record for record in own if (record.seed or 0) == first]
@@ -99,12 +99,12 @@ def _of_first_seed(study: StudyData, entry: Entry) -> list[ArrayRecord]:
 
 
 def _router(entry: Entry, records: list[ArrayRecord], samples: dict[str, int]) -> dict[str, Any]:
-    """Describe the traces of one router; its sample is added to those of the page if it is new."""
+    """Return the traces of one router as plain data, and add its sample to `samples` if new."""
     whole = {record.name: np.asarray(record.values) for record in records if record.layer is None}
     sample = json.dumps(_sample(whole))
     maps = {(record.layer or 0, record.step) for record in records if record.layer is not None}
     by_layer: dict[int, list[dict[str, Any]]] = {}
-    # The end, which has no step, after all snapshots.
+    # The end of training, which has no step, goes after all snapshots.
     for layer, step in sorted(maps, key=lambda each: (each[0], each[1] is None, each[1] or 0)):
         own = {r.name: np.asarray(r.values) for r in records if (r.layer, r.step) == (layer, step)}
         by_layer.setdefault(layer, []).append({"step": step, **_map(own, whole["traced_labels"])})
@@ -117,7 +117,7 @@ def _router(entry: Entry, records: list[ArrayRecord], samples: dict[str, int]) -
 
 
 def _sample(whole: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Describe the images as PNG, their labels, and the classes' names by label."""
+    """Return the images as PNG, their labels, and the names of the classes by label."""
     images, labels = whole["traced_images"], whole["traced_labels"].tolist()
     names = list(map(str, whole["class_names"]))
     return {
@@ -130,7 +130,7 @@ def _sample(whole: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _map(own: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
-    """Describe one layer at one time: the expert and share of each patch, and experts' classes."""
+    """Return one layer at one time: each patch's expert and share, and each expert's classes."""
     experts, weights = own["traced_experts"], own["traced_weights"]
     number = weights.shape[1]
     _, rows, columns = experts.shape
@@ -149,10 +149,10 @@ def _map(own: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
 
 
 def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[int, float]]]:
-    """Yield of each expert the classes that most of its combine weight goes to, with its share.
+    """Yield, for each expert, the classes with most of its combine weight and their shares.
 
     Args:
-        weights: (n, E), what each image gives each expert.
+        weights: (n, E), the combine weight that each image gives each expert.
         labels: (n,).
     """
     classes = np.unique(labels)
@@ -164,9 +164,9 @@ def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[
 
 
 def colours(number: int) -> list[tuple[int, ...]]:
-    """Return the colours of so many experts, (red, green, blue) each, of 255.
+    """Return a colour for each of `number` experts: (red, green, blue), each up to 255.
 
-    Those of more than ten go around the hues in large steps, so that neighbours differ.
+    For more than ten experts, hues advance in large steps, so that neighbours differ.
     """
     if number <= len(PALETTE):
         return [tuple(bytes.fromhex(colour[1:])) for colour in PALETTE[:number]]
@@ -176,7 +176,7 @@ def colours(number: int) -> list[tuple[int, ...]]:
 
 
 def png(image: np.ndarray) -> str:
-    """Return a (c, h, w) uint8 image as PNG in base64: in colour where it has three channels."""
+    """Return a (c, h, w) uint8 image as PNG in base64, in colour if it has three channels."""
     pixels = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
@@ -189,9 +189,9 @@ def encoded(values: np.ndarray) -> str:
 
 
 def within(most: int, routers: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """Leave out what does not fit into `most` characters, and say what that was.
+    """Leave out what does not fit into `most` characters, and return a sentence on what that was.
 
-    First all snapshots before the end, then the last routers; one is always kept.
+    Snapshots before the end go first, then the last routers; one router is always kept.
     """
     if sum(map(size, routers)) <= most:
         return routers, ""
@@ -206,7 +206,7 @@ def within(most: int, routers: list[dict[str, Any]]) -> tuple[list[dict[str, Any
 
 
 def size(router: dict[str, Any]) -> int:
-    """Count the characters of a router's traces on the page."""
+    """Return the number of characters that a router's traces take on the page."""
     return len(json.dumps(router))
 
 

@@ -1,4 +1,4 @@
-"""Few-shot accuracy on other data sets, beside top-1: in the main table, and against FLOPs."""
+"""Few-shot accuracy on other data sets, shown with top-1: in the main table and against FLOPs."""
 
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -13,11 +13,11 @@ from report.topics.pareto import means
 
 SUITE, HEADLINE = "fewshot", "transfer_top1"
 GENERIC = f"{SUITE}.{HEADLINE}"
-"""The key that any suite's headline has in the main table."""
+"""The key that the suite's headline would have in the main table, like any other suite's."""
 
 
 def columns(study: StudyData) -> tuple[Column, ...]:
-    """Return the column of few-shot accuracy; none where the study measured none."""
+    """Return the column of few-shot accuracy, or none if the study did not measure it."""
     rows = study.metrics[study.metrics["metric"] == "fewshot_top1"]
     if rows.empty:
         return ()
@@ -26,11 +26,11 @@ def columns(study: StudyData) -> tuple[Column, ...]:
 
 
 def sentence(shown: tuple[Column, ...]) -> str:
-    """Say what the column is; "" where there is none."""
+    """Return a sentence that explains the column, or "" if there is none."""
     if not shown:
         return ""
     return (
-        f"{shown[0].label}: top-1 on the test splits of other data sets, from so many images of "
+        f"{shown[0].label}: top-1 on the test splits of other data sets, from that many images of "
         "each class, by ridge regression on the frozen features (suite fewshot)."
     )
 
@@ -41,13 +41,13 @@ CAPTION = (
     "FLOPs."
 )
 ALIKE = 1.05
-"""The largest FLOPs over the least, below which an axis would show the rest of a division."""
+"""The ratio of largest to smallest FLOPs below which they differ only by rounding to steps."""
 SECOND = "; right: {label} accuracy on other data sets, by ridge regression on frozen features"
 
 
 @as_figure("flops", "Accuracy against training FLOPs", "accuracy", SUITE)
 def draw(study: StudyData) -> Sketch:
-    """Draw a panel of top-1, and one of few-shot accuracy where it was measured."""
+    """Draw a panel for top-1, and one for few-shot accuracy if it was measured."""
     few = columns(study)
     shown = {"top1": "top-1", **{column.key: column.label for column in few}}
     places = {metric: points(study, metric) for metric in shown}
@@ -55,7 +55,7 @@ def draw(study: StudyData) -> Sketch:
     if not entries:
         raise Lacking(why_without(study, "accuracy", "a test accuracy"))
     if len(entries) == 1:
-        raise Lacking("one router has none to be compared with", fine=True)
+        raise Lacking("a single router has nothing to be compared with", fine=True)
     far = far_nulls(study, {entry: [place[1]] for entry, place in places["top1"].items()})
     systems = dict.fromkeys(entry.system for entry in entries if entry not in far)
     figure, drawn = panels(len(shown), 2, PAGE, 2.1 + 0.05 * len(systems))
@@ -69,7 +69,7 @@ def draw(study: StudyData) -> Sketch:
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.grid()
         flops = [place[0] for place in places[metric].values()]
-        if max(flops) < ALIKE * min(flops):  # equal budgets, met as closely as steps allow
+        if max(flops) < ALIKE * min(flops):  # equal budgets, met as closely as whole steps allow
             axes.set_xlim(0.9 * min(flops), 1.1 * max(flops))
     name_far(drawn[0], far, {entry: place[1] for entry, place in places["top1"].items()})
     router_legend(figure, {system: study.styles[system] for system in systems}, 3)
@@ -79,6 +79,6 @@ def draw(study: StudyData) -> Sketch:
 
 
 def points(study: StudyData, metric: str) -> dict[Entry, tuple[float, float]]:
-    """Find the mean training FLOPs of each entry that has a metric, and its mean, in %."""
+    """Return the mean training FLOPs and the mean of a metric in %, for each entry that has it."""
     values, flops = (means(study, name, study.entries) for name in (metric, "train_flops"))
     return {e: (flops[e], 100 * value) for e, value in values.items() if e in flops}

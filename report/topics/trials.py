@@ -20,17 +20,17 @@ NOT_DONE = {
     "running": "worked on when this report was made",
     "interrupted": "stopped from outside; the next run resumes it",
 }
-"""Statuses of trials that have not ended, in words."""
+"""The statuses of trials that have not ended, in words."""
 
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A trial or a measurement without result; "" for each text that there is not.
+    """A trial or a measurement without a result; a text that does not exist is "".
 
     Attributes:
         what: `training`, or the suite.
-        status: how it ended, in words; `not done` where it has not.
-        log: file, named from the home folder.
+        status: how it ended, in words; `not done` if it has not.
+        log: path of the file, relative to the home folder.
     """
 
     entry: Entry
@@ -47,13 +47,13 @@ class Incomplete:
 
     @property
     def which(self) -> str:
-        """Which of its router's it is."""
+        """The condition, seed and kind, which identify it among those of its router."""
         seed = f"seed {self.seed}" if self.seed else ""
         return ", ".join(filter(None, (self.entry.condition.label, seed, self.what)))
 
 
 def incomplete(study: StudyData) -> list[Incomplete]:
-    """List trials, then measurements, that gave no result, in the order of the database."""
+    """Return the trials, then the measurements, without a result, in the database's order."""
     trials = study.trials[study.trials["status"] != "done"]
     failed = study.measurements[study.measurements["status"] == "failed"]
     logs = study.trials.dropna(subset="attempt").set_index("attempt")["log"]
@@ -68,12 +68,12 @@ def readable_status(status: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """Return a cell of a frame; "" where there is nothing in it."""
+    """Return a cell of a frame as text, or "" if it is empty."""
     return "" if pd.isna(value) else str(value)
 
 
 def reason_of(status: str, error: Any) -> str:
-    """Say why a trial or a measurement gave no result, in one line."""
+    """Return in one line why a trial or a measurement gave no result."""
     lines = text_of(error).strip().splitlines()
     return NOT_DONE.get(status) or (lines[0] if lines else "no reason was recorded")
 
@@ -95,7 +95,7 @@ def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
 
 
 SHORT = 12
-"""Characters of a fingerprint that tell trials apart."""
+"""How many characters of a fingerprint are shown; they suffice to distinguish trials."""
 SECONDS = Column("seconds", "time", "s", digits=1, n=1)
 NUMBERS = (
     Column("top1", "top-1", "%", scale=100, n=1),
@@ -125,7 +125,7 @@ def failures(study: StudyData) -> Contents:
 
 @as_table("trials", "Every trial")
 def trials(study: StudyData) -> Contents:
-    """Make a row for each trial, whatever became of it."""
+    """Make a row for each trial, whatever its outcome."""
     if study.trials.empty:
         raise Lacking("the study has no trials")
     of = study.metrics
@@ -145,7 +145,7 @@ def trials(study: StudyData) -> Contents:
         )
         rows.append(Row(cells, 1, row.entry))
     older = older_trials_sentence(study.trials)
-    caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
+    caption = "One row per trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     heads = text_columns("router", "condition", "seed", "status")
     tails = text_columns("note", "machine", "code", "trial", "log")
     return caption, (*heads, *NUMBERS, *tails), rows
@@ -166,7 +166,7 @@ def layers(study: StudyData) -> Contents:
     if not rows:
         raise Lacking("no bare layer was asked for", fine=True)
     heads = text_columns("router", "condition", "suite", "status", "machine", "code")
-    caption = "Layers that no training made: one row a measurement, n = 1 each."
+    caption = "Untrained layers: one row per measurement, n = 1 each."
     return caption, (*heads, SECONDS, *text_columns("layer")), rows
 
 
@@ -180,14 +180,14 @@ def _number(value: Any, trial: str) -> Cell:
 
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f]")
-"""Colours and other commands to a terminal."""
+"""Matches colours and other control sequences of terminals."""
 
 
 class Logs:
-    """Log files by the name that the database has for them.
+    """Links to log files, by their paths in the database.
 
     Args:
-        home: the folder that they are named from; None where it is not known.
+        home: the folder that these paths are relative to; None if it is not known.
         page: the folder of the page.
     """
 
@@ -196,12 +196,12 @@ class Logs:
         self._page = Path(page).absolute()
 
     def link(self, log: str) -> str | None:
-        """Return the address of a log from the page; None where it does not lie under the home."""
+        """Return the address of a log relative to the page, or None if the file is not there."""
         if not log or self._home is None or not (self._home / log).is_file():
             return None
         return quote(Path(os.path.relpath(self._home / log, self._page)).as_posix())
 
 
 def readable(text: str) -> str:
-    """Return a log without what only a terminal understands."""
+    """Return the text of a log without terminal control sequences."""
     return _CONTROL.sub("", text)

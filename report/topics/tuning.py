@@ -1,4 +1,4 @@
-"""The tuning of each router's settings, as the study's request says."""
+"""The tuning of each router's settings, as recorded in the study's request."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ UNTUNED = "no settings were tuned (tune, then run --tuned)"
 
 
 def tuned(study: StudyData) -> dict[System, SearchResult]:
-    """Return each system of the study whose router's settings were found, in order."""
+    """Return the search result of each system whose router was tuned, in the study's order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
     return {s: SearchResult.of(asked[s.router]) for s in study.systems if s.router in asked}
 
@@ -36,7 +36,7 @@ def _best_cell(router: SearchResult) -> Cell:
 
 
 def unequal(study: StudyData) -> str:
-    """Warn that some routers had more trainings than others; "" where all had as many."""
+    """Return a warning if some routers had more trainings than others, else ""."""
     by_system = tuned(study)
     systems: dict[int, list[str]] = defaultdict(list)
     for system in study.systems:
@@ -48,11 +48,11 @@ def unequal(study: StudyData) -> str:
         f"{n} for {listed(own, table.name) if n else ', '.join(own)}"
         for n, own in sorted(systems.items(), reverse=True)
     )
-    return f"Tuning was not equal: {counts} (trainings). What had more has an advantage."
+    return f"Tuning was not equal: {counts} (trainings). Routers with more have an advantage."
 
 
 def sentence(study: StudyData) -> str:
-    """Say with how many trainings each router was tuned; "" where none was."""
+    """Return with how many trainings each router was tuned, or "" if none was."""
     first = next(iter(tuned(study).values()), None)
     if first is None:
         return ""
@@ -62,7 +62,7 @@ def sentence(study: StudyData) -> str:
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
-    """`router.affinity=cosine train.lr=0.00123`."""
+    """Return settings in one line: `router.affinity=cosine train.lr=0.00123`."""
     return " ".join(
         f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
         for path, value in sorted(settings.items())
@@ -85,19 +85,19 @@ COLUMNS = (
 CAPTION = (
     "The best settings of each router, by the accuracy on the validation split at the end of "
     "training; the test split was not read. Mean over the seeds of a setting ± half of its 95 % "
-    "Student t interval; as the best of many it is higher than what the settings are worth."
+    "Student t interval; being the best of many, it overestimates the settings."
 )
 RULES = (
     "Every setting was trained on one seed, the best of them on more; among those on the most "
-    "seeds the best mean won. Pruned: stopped early, since not promising; failed: left no model, "
-    "both on the first seed. Cost: FLOPs of the trainings that came to their end; time: of all, "
-    "one after the other."
+    "seeds the best mean won. Pruned: stopped early as unpromising; failed: left no model; both "
+    "on the first seed. Cost: FLOPs of the trainings that finished; time: of all trainings, "
+    "summed."
 )
 
 
 @as_table("tuning", "Tuning")
 def table(study: StudyData) -> Contents:
-    """Make a row for each router whose settings were found."""
+    """Make a row for each tuned router."""
     by_system = tuned(study)
     if not by_system:
         raise Lacking(UNTUNED, fine=True)
@@ -117,7 +117,7 @@ def table(study: StudyData) -> Contents:
         rows.append(Row(cells, None, _entry_of(study, system)))
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
-    where = f"Tuned at {at} alone, and used under every condition." if at else ""
+    where = f"Tuned only at {at}, and used under every condition." if at else ""
     summary = " ".join(filter(None, (CAPTION, unequal(study))))
     return captioned(summary, RULES, _whole_cost(by_system), where), COLUMNS, rows
 
@@ -135,7 +135,7 @@ TRIED = (
 
 @as_table("tuning_trials", "Settings that were tried")
 def tried_table(study: StudyData) -> Contents:
-    """Make a row for each setting that was tried, with all of its trainings."""
+    """Make a row for each setting tried, with all its trainings."""
     by_system = tuned(study)
     if not any(each.tried for each in by_system.values()):
         raise Lacking(UNTUNED, fine=True)
@@ -174,7 +174,7 @@ def _cost(flops: float | None, seconds: float | None, trials: Sequence[str]) -> 
 
 
 def _whole_cost(by_system: Mapping[System, SearchResult]) -> str:
-    """Say what the tuning of all routers took together; "" where it is not known."""
+    """Return the total cost of tuning all routers, or "" if it is not known."""
     every = by_system.values()
     seconds = [each.seconds for each in every if each.seconds is not None]
     if len(seconds) < len(every):
@@ -186,16 +186,16 @@ def _whole_cost(by_system: Mapping[System, SearchResult]) -> str:
 
 CURVE_CAPTION = captioned(
     "Best top-1 accuracy on the validation split, on the first seed, against the number of "
-    "settings. Left: as they were drawn; right: expected of as many settings, drawn without "
-    "replacement from those that were tried (as arXiv 1909.03004). A curve that still rises at its "
-    "end says that more settings would find better ones, or luckier ones: one seed decides here.",
+    "settings. Left: as they were drawn; right: expected for as many settings, drawn without "
+    "replacement from those tried (as in arXiv 1909.03004). A curve that still rises at its end "
+    "says that more settings would find better ones, or luckier ones: one seed decides here.",
     "A pruned setting counts with its accuracy when it was stopped, a failed one with none.",
 )
 
 
 @as_figure("tuning", "Tuning curve")
 def draw(study: StudyData) -> Sketch:
-    """Draw one figure of all routers."""
+    """Draw one figure with all tuned routers."""
     by_system = tuned(study)
     if not by_system:
         raise Lacking(UNTUNED, fine=True)

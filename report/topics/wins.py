@@ -14,18 +14,18 @@ from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
 
 CAPTION = (
-    "Mean paired difference in test top-1, in points ({runs}): the system of the row less that of "
+    "Mean paired difference in test top-1, in points ({runs}): the system of the row minus that of "
     "the column, both numbered in the order of their means. Framed: resolved. Pairs that were not "
-    "declared for comparison, as two baselines, are empty."
+    "declared for comparison, such as two baselines, are empty."
 )
 POINTS = Column("points", "points", digits=1)
 MOST = 12
-"""Systems up to which each cell shows its number."""
+"""The most systems for which each cell shows its number."""
 
 
 @as_figures("win_matrix", "All pairs of systems", "accuracy")
 def draw(study: StudyData, condition: Condition) -> Sketch:
-    """Draw one matrix, its best system first."""
+    """Draw one matrix, with the best system first."""
     both = [
         each
         for one in comparisons(study)

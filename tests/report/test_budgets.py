@@ -188,7 +188,7 @@ def test_what_was_spent(study):
     assert (row["params_total"].value, row["steps"].value) == (4000, 400)
     marked = {row.entry.label for row in table.rows if OUTSIDE in row.cells[0].marks}
     assert marked == {"soft_moe"}
-    assert table.caption.startswith("Equal between the routers: the FLOPs of a training;")
+    assert table.caption.startswith("Equal between the routers: the FLOPs of a training, from")
 
 
 def test_the_capacity_that_was_asked_for_stands_beside_the_real_one(lab, store):

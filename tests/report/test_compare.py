@@ -106,7 +106,7 @@ def test_two_studies_with_all_that_differs(lab, store):
     assert lines["Machines"][0].startswith("node-1 (Processor of node-1, 1 thread) → node-2 (")
     assert "Only B has frozen." in shown.notes
     assert "Only A has a result of seed 2: soft_moe." in shown.notes
-    assert "Times are compared where both were taken on one machine." in shown.notes
+    assert "Times are compared only if both were taken on one machine." in shown.notes
     assert not shown.plain, "no time of another machine is compared"
 
 

@@ -220,5 +220,5 @@ def test_systems_stand_beside_each_other_in_a_report(lab, store):
     assert study.usual_experts == "8 mlp"
     rows = {row.entry.label: row for row in differences.to_nulls(study).rows}
     assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
-    assert "with their experts, but for the usual ones (8 mlp)" in accuracy.table(study).caption
+    assert "with their experts, except the usual ones (8 mlp)" in accuracy.table(study).caption
     assert len(study.array("class_expert", Entry(System("my_gate", "cp", "32")), of="gates")) == 6

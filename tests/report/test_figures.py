@@ -197,7 +197,7 @@ def test_experts_that_differ_in_size_stand_by_size_under_their_parameters(lab, s
     (axes,) = [axes for axes in drawing.figure.axes if axes.images]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["50", "400", "2,000"]
     assert axes.images[0].get_array().tolist() == [[0.25, 0.75, 0], [0.5, 0, 0.5]]
-    assert "under their parameters" in drawing.caption
+    assert "labelled by their parameters" in drawing.caption
 
 
 @pytest.mark.parametrize("name", ["class_expert", "class_change"])

@@ -175,7 +175,7 @@ def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp
     assert "<h2>My/confidence</h2>" in shown
     assert f'id="table-suite_{card.slug}"' in shown
     assert f'id="figure-suite_{card.slug}"' in shown
-    assert "training steps until then. Line: mean" in shown
+    assert "training steps so far. Line: mean" in shown
     assert "<p>confidence, of softmax: Mean of the highest probability.</p>" in shown
     assert f'id="table-all_of_{card.slug}"' in folded
     assert f"figures/suite_{card.slug}.png" in paths.markdown.read_text(encoding="utf-8")

@@ -30,16 +30,16 @@ def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
         ("Data and model", "Training images were augmented by random flips."),
         (
             "Data and model",
-            "MoE layers stand in the even-numbered blocks; tokens are routed within",
+            "MoE layers are in the even-numbered blocks; tokens are routed within",
         ),
-        ("Routers", "Compared are soft_moe (arXiv 2401.15969)."),
+        ("Routers", "Routers compared: soft_moe (arXiv 2401.15969)."),
         ("Routers", "Baselines without a learned router are dense and random."),
-        ("Training", "Fixed were: learning rate 0.004, weight decay 0.05, batches of 64, label"),
+        ("Training", "Fixed settings: learning rate 0.004, weight decay 0.05, batches of 64"),
         ("Training", "gradients clipped at norm 1.0, precision float32 and auxiliary losses"),
         ("Training", "importance (weight 0.01)."),
         ("Budget and tuning", "The budget is what the dense model takes in 3 epochs."),
         ("Seeds and comparisons", "Each system was trained with 2 seeds."),
-        ("Seeds and comparisons", "1 trial did not finish, and left no number."),
+        ("Seeds and comparisons", "1 trial did not finish and left no result."),
         ("Hardware and software", "Hardware: Processor of node-1 (1 thread)."),
         ("Hardware and software", "commit 0123456789ab, Python 3.11, torch 2.6."),
     ):
@@ -64,11 +64,11 @@ def test_what_was_tuned_swept_or_set_in_a_part_is_not_said_to_be_fixed(lab, stor
     }  # fmt: skip
     store.study("tiny", {"preset": preset, "suites": {}, "tuned": {"soft_moe": tuned}})
     text = dict(methods(load_study(store)))["Training"]
-    assert "Fixed were: weight decay 0.05, label smoothing 0.1," in text
+    assert "Fixed settings: weight decay 0.05, label smoothing 0.1," in text
     assert "learning rate 0.004" not in text
     assert "batches of 64" not in text
     assert "importance" not in text
-    assert "Tuned for each router were train.lr; the table" in text
+    assert "Settings tuned for each router: train.lr; the tuning table" in text
     assert "soft_moe had train.batch_size = 32." in text
 
 
@@ -87,4 +87,4 @@ def test_a_study_of_bare_layers_has_no_training(lab, store):
     made.layer("soft_moe", {}, 0)
     said = dict(methods(load_study(store)))
     assert "Training" not in said
-    assert said["Routers"] == "Compared are soft_moe."
+    assert said["Routers"] == "Routers compared: soft_moe."

@@ -237,7 +237,7 @@ def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
     made, folder = small
     made.trial("soft_moe", 1, 0.6, {})
     wrong = check(store, folder).wrong
-    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report, 70.0 ± 127.1 % by the database" in (
+    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report, 70.0 ± 127.1 % in the database" in (
         wrong
     )
     assert not [line for line in wrong if line.startswith("main, dense, top")]
@@ -292,8 +292,8 @@ def test_the_numbers_of_a_folder_are_read_as_they_were_written(written):
 def test_other_words_around_the_same_numbers_are_no_other_numbers():
     then = {"summary": "3 seeds, −1.5 points", "gone": "n = 2", "words": "none"}
     assert changed(then, {"summary": "−1.5 points of 3 seeds"}) == [
-        *("summary: numbers in the report, not by the database now",),
-        *("gone: 2 in the report, not by the database now",),
+        *("summary: numbers in the report, not in the database now",),
+        *("gone: 2 in the report, not in the database now",),
     ]
     assert changed(then, then | {"summary": "with 3 seeds: −1.5"}) == []
 

@@ -52,7 +52,7 @@ def test_ranks_are_those_of_the_means(lab, store):
     }
     assert "chi-squared(3) = 18.00, p = 0.00044" in table.caption
     assert "critical difference 1.91" in table.caption
-    assert "want of runs of their own under each: dense" in table.caption, "its two runs are few"
+    assert "lack runs of their own under each: dense" in table.caption, "its two runs are few"
     assert len(table.rows[0].cells[1].trials) == 12
 
 
@@ -65,7 +65,7 @@ def test_a_router_that_failed_under_a_condition_is_not_ranked(lab, store):
     made.trial("sinkhorn_token_choice", 0, None, capacities[0])
     table = ranks.table(load_study(store))
     assert {row.entry.label for row in table.rows} == set(MEANS)
-    assert "want of runs of their own under each: sinkhorn_token_choice" in table.caption
+    assert "lack runs of their own under each: sinkhorn_token_choice" in table.caption
 
 
 @pytest.mark.parametrize("part", [ranks.table, lambda study: next(ranks.draw(study))])
@@ -143,7 +143,7 @@ def test_one_condition_has_ranks_by_bootstrap(lab, store):
 def test_of_one_run_each_there_is_nothing_to_draw_from(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.84], "my_gate": [0.80]})
     assert ranks.bootstrap_table(load_study(store)).why == (
-        "of one seed and condition there is nothing to draw from"
+        "with one seed and condition there is nothing to draw from"
     )
 
 

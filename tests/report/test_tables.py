@@ -230,13 +230,13 @@ def test_a_system_that_scatters_more_than_the_others_is_named(lab, store):
     calm = {name: [0.8 + 0.001 * i, 0.801, 0.802, 0.8, 0.801] for i, name in enumerate(names)}
     lab(suites=("accuracy",)).study_of(calm | {"my_gate": [0.5, 0.9, 0.6, 0.8, 0.7]})
     caption = differences.to_best(load_study(store)).caption
-    assert "More than chance allows (F test) scatters my_gate: there the method falls back" in (
+    assert "The scatter of my_gate is larger than chance allows (F test): there the method" in (
         caption
     )
 
 
 def test_with_few_routers_nulls_count_as_routers_and_the_caption_says_so(lab, store):
-    sentence = "Of fewer than three routers the method falls back on the yardstick of all pairs"
+    sentence = "With fewer than three routers the method falls back on the largest |t| of all pairs"
     accuracies = {"dense": [0.7, 0.72, 0.71], "random": [0.6, 0.63, 0.61]}
     lab(suites=("accuracy",)).study_of(accuracies | {"soft_moe": [0.8, 0.81, 0.83]})
     study = load_study(store)
@@ -252,8 +252,8 @@ def test_with_routers_enough_no_null_counts_as_one(written):
 def test_the_word_resolved_is_explained_once_and_what_decides_is_said(written):
     text = written.paths.markdown.read_text(encoding="utf-8")
     assert text.count("Resolved: the two differ") == 1
-    assert "Intervals printed beside means are for the eye" in text
-    assert "whether two systems differ is not decided by it but by p (family)" in text
+    assert "Intervals next to means are only a visual aid" in text
+    assert "whether two systems differ is decided by p (family)" in text
 
 
 def test_the_best_is_the_reference_whichever_way_the_pair_was_declared(written):
@@ -318,7 +318,7 @@ def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it
     assert row["over_dense"].value == pytest.approx(0.1), "the same dense runs under both"
     assert row["over_random"].words == "several"
     assert row["over_random"].value is None
-    assert any(note.startswith("several: it stands beside several") for note in table.notes)
+    assert any(note.startswith("several: compared under several") for note in table.notes)
 
 
 def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):

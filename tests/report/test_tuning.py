@@ -184,7 +184,7 @@ def test_where_nothing_was_tuned_nothing_is_said(study) -> None:
 def test_a_sweep_tells_where_it_was_tuned(study) -> None:
     table = table_of(study(EQUAL, sweep={"experts.num_experts": [8, 32]}), "tuning")
     assert isinstance(table, Table)
-    assert "Tuned at experts.num_experts=8 alone" in table.caption
+    assert "Tuned only at experts.num_experts=8" in table.caption
 
 
 def test_the_curves_are_the_best_so_far_and_the_best_expected(study) -> None:
