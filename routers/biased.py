@@ -66,8 +66,8 @@ class SigmoidTopK(BiasedTopK):
     score. The bias on the choice stays 0 unless it is loaded.
 
     With k = 1 the weight is not normalised, as in Megatron: it would be constant, and the gate
-    would get no gradient. Cost: that of `softmax_token_choice`. Known limit: nothing balances the
-    load by itself; see `loss_free` and the loss `sequence_balance`.
+    would get no gradient. Cost: that of `softmax_token_choice`. Known limit: by itself it does not
+    balance the load; see `loss_free` and the loss `sequence_balance`.
     """
 
     score: ClassVar[Literal["sigmoid"]] = "sigmoid"  # type: ignore[misc]

@@ -83,8 +83,8 @@ class SoftmaxExpertChoice(LearnedThreshold):
 class SinkhornExpertChoice(BySinkhornPlan):
     """Each expert takes the s tokens with the most mass in an entropic transport plan.
 
-    The plan is that of `sinkhorn_token_choice` and only decides the choice; the weights are the
-    softmax gates without noise. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
+    The plan, that of `sinkhorn_token_choice`, only determines the choice; the weights are softmax
+    gates without noise. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
     """
 
     def choose(self, logits: Tensor, plan: Plan) -> Routing:

@@ -22,7 +22,7 @@ JITTER = 1e-4
 
 @register_router("mixer", family="token_choice", display="MixER", source="arXiv 2502.05335")
 class MixER(OwnGate):
-    """Each image takes one expert, by a gate fitted by k-means and least squares (MixER).
+    """Each image takes one expert; k-means and least squares, not gradients, fit the gate (MixER).
 
     The paper's environment is an image here, and its context c is the image's mean token, without
     gradient. Logits are Wᵀ[c; 1]; the expert with the highest one runs, and its output is not

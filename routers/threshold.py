@@ -209,7 +209,7 @@ class DiffMoE(MeanThreshold):
     capacity_factor: float = hyper(1.0, "Total slots over the tokens of the batch.", gt=0)
     decay: float = hyper(0.95, "Share of the old threshold kept at each update.", ge=0, lt=1)
     evaluation: Literal["threshold", "count"] = hyper(
-        "threshold", "Evaluation takes the tokens above it, or as many by their gates."
+        "threshold", "Evaluation takes tokens above the threshold, or as many by their gates."
     )
     predictor_weight: float = hyper(
         1.0, "Weight of the predictor's cross-entropy.", ge=0, tune=Range(0.01, 1.0, log=True)

@@ -46,7 +46,7 @@ class Editing(Suite[TrialSubject]):
     """Fairness before and after re-weighting the experts that carry a bias, and what that costs.
 
     Experts and factors are chosen on the validation split; all numbers are from the test split. A
-    dense model is only measured before. Known limits: a bias carried by attention, or anything but
+    dense model only has a "before". Known limits: a bias carried by attention, or anything but
     experts, stays; and a bias that all experts share cannot be separated from what they know.
     """
 

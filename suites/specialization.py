@@ -66,7 +66,7 @@ class Specialization(Suite[TrialSubject]):
             "experts_with_effect",
             "share",
             None,
-            "Share of the experts switched off that change the accuracy of some class.",
+            "Share of the experts switched off whose absence changes the accuracy of some class.",
         ),
         MetricDef(
             "largest_drop", "share", None, "Mean over the same experts of d's largest entry."
