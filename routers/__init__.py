@@ -1,4 +1,4 @@
-"""Routers for vision MoEs in pure torch; knows nothing of the harness around it."""
+"""Routers for vision MoEs in pure PyTorch, independent of the harness around them."""
 
 from routers.affinity import AFFINITIES, build_affinity, register_affinity
 from routers.baseline import Baseline

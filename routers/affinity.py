@@ -25,19 +25,19 @@ register_affinity = AFFINITIES.register
 
 
 class Affinity(nn.Module, Configurable):
-    """The base of all affinities: a subclass makes its parameters in `build` and writes `forward`.
+    """Base class of affinities: subclasses create parameters in `build` and define `forward`.
 
     Args:
         dim, outputs: d and n.
-        site: what it may need to know of the layer.
+        site: what the affinity may need to know about its layer.
 
     Raises:
-        RequestError: a hyper-parameter that the affinity does not have, a value that it refuses, or
-            a layer in which it has no meaning.
+        RequestError: an unknown hyper-parameter, an invalid value, or a layer in which the affinity
+            is undefined.
     """
 
     per_expert: ClassVar[bool] = False
-    """Whether it can give logits of experts alone, not of slots or levels."""
+    """Whether it produces logits for experts only, not for slots or levels."""
 
     def __init__(self, dim: int, outputs: int, site: Site | None = None, **hyper: Any) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class Affinity(nn.Module, Configurable):
         self.build()
 
     def build(self) -> None:
-        """Make the parameters."""
+        """Create the parameters."""
         raise TypeError(f"affinity {type(self).__name__!r} defines no build(self)")
 
     def output(self) -> nn.Parameter | None:
-        """Return (n, h): the weights that the logits are linear in; None where there are none."""
+        """Return the (n, h) weights in which the logits are linear, or None if there are none."""
         return None
 
     def extra_repr(self) -> str:
@@ -67,8 +67,8 @@ def build_affinity(
 
 
 def lecun_normal(rows: int, columns: int) -> nn.Parameter:
-    """Draw (rows, columns) from a normal cut at two deviations, with variance 1 / columns."""
-    # 0.8796… is the deviation of a unit normal that was cut at ±2.
+    """Draw (rows, columns) from a normal truncated at ±2 deviations, with variance 1 / columns."""
+    # 0.8796… is the standard deviation of a unit normal truncated at ±2.
     std = columns**-0.5 / 0.87962566103423978
     weight = torch.empty(rows, columns)
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
@@ -77,9 +77,9 @@ def lecun_normal(rows: int, columns: int) -> nn.Parameter:
 
 @register_affinity("linear", family="affinity", source="arXiv 2106.05974")
 class Linear(Affinity):
-    """The product of the token with one vector an output: xW, without bias.
+    """The product of the token and one vector per output: xW, without bias.
 
-    Initialised as in V-MoE, truncated normal with variance 1/d.
+    Initialised as in V-MoE, from a truncated normal with variance 1/d.
     """
 
     def build(self) -> None:
@@ -94,16 +94,16 @@ class Linear(Affinity):
 
 @register_affinity("cosine", family="affinity", source="arXiv 2204.09179")
 class Cosine(Affinity):
-    """Cosine of the projected token and one vector an output, over a learned temperature.
+    """Cosine of the projected token and one vector per output, over a learned temperature.
 
-    A token is projected to few dimensions, where it and the outputs' vectors lie on the unit
-    sphere, so that no output gains by the length of its vector. The inverse temperature is
-    learned as a logarithm, and is at most 100, so that it can neither change its sign nor run away.
+    A token is projected to a few dimensions, where it and the outputs' vectors are scaled to unit
+    length, so no output gains from the length of its vector. The inverse temperature is learned
+    as a logarithm and is at most 100, so it can neither change sign nor diverge.
     Known limit: a token whose projection is much shorter than 1e-3 gets logits near 0.
     """
 
     width: int | None = hyper(
-        None, "Dimensions that the tokens are projected to; none gives n / 2, but at least 4.", ge=2
+        None, "Dimensions that tokens are projected to; None gives n / 2, but at least 4.", ge=2
     )
     temperature: float = hyper(
         0.3, "Initial temperature.", ge=0.01, tune=Range(0.05, 1.0, log=True)
@@ -124,16 +124,16 @@ class Cosine(Affinity):
 
 @register_affinity("soft", family="affinity", source="arXiv 2308.00951")
 class Soft(Affinity):
-    """Cosine of the token and one vector an output, times one learned scale.
+    """Cosine of the token and one vector per output, times one learned scale.
 
-    Logits are bounded by the scale whatever the width, which keeps a softmax over tokens from
-    collapsing to one of them. The vectors start as in V-MoE's code.
-    Known limits: a token much shorter than 1e-3 gets logits near 0. At the paper's initial scale
-    of 1 logits lie within ±1, and a softmax over them stays near uniform for thousands of steps.
+    The scale bounds the logits whatever the width, which keeps a softmax over tokens from
+    collapsing onto one of them. The vectors are initialised as in V-MoE's code.
+    Known limits: a token much shorter than 1e-3 gets logits near 0. At the paper's initial scale of
+    1, logits lie within ±1, and a softmax over them stays nearly uniform for thousands of steps.
     """
 
     initial_scale: float = hyper(
-        1.0, "Of the scale, which is learned from there.", gt=0, tune=Range(1.0, 30.0, log=True)
+        1.0, "Initial value of the learned scale.", gt=0, tune=Range(1.0, 30.0, log=True)
     )
 
     def build(self) -> None:
@@ -145,21 +145,21 @@ class Soft(Affinity):
 
 
 def _cosine(x: Tensor, vectors: Tensor, scale: Tensor) -> Tensor:
-    """Compute scaled cosines of (…, d) with (n, d): (…, n)."""
-    # The token's length divides the logits, which are fewer than its entries.
+    """Compute the scaled cosines of (…, d) and (n, d): (…, n)."""
+    # Divide the logits by the token's length, since they are fewer than its entries.
     weight = vectors * (scale * _inverse_length(vectors))
     return F.linear(x, weight) * _inverse_length(x)
 
 
 def _inverse_length(x: Tensor) -> Tensor:
-    """Return (…, d) -> (…, 1). The small addend keeps it, and its gradient, finite at 0."""
+    """Return 1 / length, (…, d) -> (…, 1); a small addend keeps it and its gradient finite at 0."""
     return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() + 1e-6).rsqrt()
 
 
 class Deep(Affinity):
-    """The base of affinities with a deep body; a subclass makes it, then calls `build` of this one.
+    """Base class of affinities with a deep body; a subclass creates it, then calls this `build`.
 
-    The body maps (g, t, d) -> (g, t, width), the hidden vector that logits are linear in.
+    The body maps (g, t, d) -> (g, t, width), the hidden vector in which the logits are linear.
     """
 
     body: nn.Module
@@ -179,11 +179,11 @@ class Deep(Affinity):
 class TwoLayer(Deep):
     """Two layers with tanh between them: tanh(xU + b)V.
 
-    Both matrices are initialised with variance 1 over their inputs, the bias with 0.
+    Both matrices are initialised with variance 1 / (number of inputs), the bias with 0.
     """
 
     activation: ClassVar[type[nn.Module]] = nn.Tanh
-    hidden: int | None = hyper(None, "Width of the hidden layer; none gives d / 4.", ge=1)
+    hidden: int | None = hyper(None, "Width of the hidden layer; None gives d / 4.", ge=1)
 
     def build(self) -> None:
         self.width = self.hidden or max(1, self.dim // 4)
@@ -199,7 +199,7 @@ class WideTwoLayer(TwoLayer):
     """Two layers with GELU between them: GELU(xU + b)V."""
 
     activation = nn.GELU
-    hidden: int | None = hyper(None, "Width of the hidden layer; none gives d.", ge=1)
+    hidden: int | None = hyper(None, "Width of the hidden layer; None gives d.", ge=1)
 
     def build(self) -> None:
         self.hidden = self.hidden or self.dim
@@ -208,16 +208,16 @@ class WideTwoLayer(TwoLayer):
 
 @register_affinity("conv", family="affinity", source="arXiv 2302.14703")
 class Convolution(Deep):
-    """A small convolutional network on a token that is an image.
+    """A small convolutional network for tokens that are images.
 
-    One 3 × 3 convolution, ReLU, 2 × 2 maximum, then fully connected layers with ReLU, and the
+    One 3 × 3 convolution, ReLU, 2 × 2 max pooling, then fully connected layers with ReLU, and the
     logits. The defaults are those of the paper's gate for MNIST.
-    Known limit: it needs tokens that are images, as in the model `image_classifier`.
+    Known limit: tokens must be images, as in the model `image_classifier`.
     """
 
     channels: int = hyper(1, "Channels of the convolution.", ge=1)
     hidden: list[int] = hyper(
-        [128, 32], "Widths of the fully connected layers; the last is what the logits read."
+        [128, 32], "Widths of the fully connected layers; the logits read the last one."
     )
 
     def build(self) -> None:
@@ -233,9 +233,9 @@ class Convolution(Deep):
 
 
 class ConvBody(nn.Module):
-    """Convolution, maximum, fully connected layers: (…, c·h·w) -> (…, hidden[-1]).
+    """Convolution, max pooling and fully connected layers: (…, c·h·w) -> (…, hidden[-1]).
 
-    The 3 × 3 convolution has no padding; an image of `shape` has at least 4 pixels a side.
+    The 3 × 3 convolution has no padding; an image of `shape` has at least 4 pixels per side.
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int, hidden: list[int]) -> None:
@@ -256,21 +256,21 @@ class ConvBody(nn.Module):
 
 @register_affinity("attentive", family="affinity", source="arXiv 2302.14703")
 class Attentive(Affinity):
-    """Attention of the gate's hidden vector to the experts' hidden activations.
+    """Attention from the gate's hidden vector to the experts' hidden activations.
 
-    logit of expert e = (W_q h_gate) · (W_k h_e) / √h, without biases, where h_gate is what the
-    body makes of the token and h_e are the activations of expert e's last hidden layer on it.
+    logit of expert e = (W_q h_gate) · (W_k h_e) / √h, without biases, where h_gate is the body's
+    output for the token and h_e are the activations of expert e's last hidden layer on it.
 
-    Cost: every expert's hidden layers run on every token, also those that the allocation does not
-    choose; distillation into the plain gate of the same body saves that afterwards.
-    Known limit: experts without hidden activations (factorised, linear) have no such gate.
+    Cost: every expert's hidden layers run on every token, even if the allocation does not choose
+    the expert; distillation into a plain gate with the same body saves that afterwards.
+    Known limit: it is undefined for experts without hidden activations (factorised, linear).
     """
 
     per_expert = True
 
-    body_of: str = hyper("mlp", "The affinity whose body is the gate's: mlp or conv.")
+    body_of: str = hyper("mlp", "Affinity whose body the gate uses: mlp or conv.")
     body_options: dict[str, Any] = hyper({}, "Hyper-parameters of that affinity.")
-    width: int | None = hyper(None, "h of queries and keys; none gives that of the experts.", ge=1)
+    width: int | None = hyper(None, "h of queries and keys; None gives that of the experts.", ge=1)
 
     def build(self) -> None:
         inner = build_affinity(self.body_of, self.dim, 1, self.site, **self.body_options)
@@ -292,7 +292,7 @@ class Attentive(Affinity):
     def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Tensor:
         if context is None or context.expert_hidden is None:
             raise RequestError("affinity 'attentive' runs in an MoE layer only")
-        # The key's matrix goes to the query's side, where it meets each token once, not E times.
+        # Multiplying the query by the key's matrix takes one product per token, not E.
         query = F.linear(self.body(tokens), self.query) @ self.key
         hidden = context.expert_hidden().to(query.dtype)
         return torch.einsum("gth,egth->gte", query, hidden) / math.sqrt(len(self.key))

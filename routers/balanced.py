@@ -17,15 +17,15 @@ from routers.routing import Routing, TokenChoiceRouting
 
 @register_router("base", family="token_choice", display="BASE", source="arXiv 2103.16716")
 class BaseLayer(Unlimited):
-    """In training each expert gets t/E tokens of a group, by the best assignment (BASE).
+    """In training, the optimal assignment gives each expert t/E tokens of a group (BASE).
 
     The assignment maximises the sum of the assigned logits; the paper's code approximates it by an
     auction. In evaluation each token takes its best expert, without a capacity. The weight is
-    σ(L), through which alone the gate learns.
+    σ(L), the only path by which the gate learns.
 
-    In the paper the layer is one more block, y = α f(x) + (1 − α) x; here, in the place of an MLP,
-    the block's residual connection carries the token. Cost: an assignment problem a group, solved
-    on the CPU. Where E does not divide t, an expert takes ⌈t/E⌉ tokens at most.
+    In the paper the layer is an extra block, y = α f(x) + (1 − α) x; here it replaces an MLP, and
+    the block's residual connection carries the token. Cost: one assignment problem per group,
+    solved on the CPU. If E does not divide t, an expert takes at most ⌈t/E⌉ tokens.
     """
 
     host_reads = "an assignment problem is solved on the CPU"
@@ -49,20 +49,20 @@ class BaseLayer(Unlimited):
 
 @torch.no_grad()
 def balanced_assignment(scores: Tensor) -> Tensor:
-    """Assign each token to one expert, at most ⌈t/E⌉ tokens to each, for the highest sum of scores.
+    """Assign each token to one expert, at most ⌈t/E⌉ to each, maximising the sum of scores.
 
-    SciPy solves it on the CPU: exact, and faster than an auction on a GPU for an image's tokens.
+    SciPy solves this exactly on the CPU, faster than an auction on a GPU for one image's tokens.
 
     Args:
-        scores: (g, t, E), finite or −∞, which is assigned where nothing else is left.
+        scores: (g, t, E), finite or −∞; a pair at −∞ is assigned only if nothing else is left.
 
     Returns:
         (g, t) long: the expert of each token.
     """
     _, tokens, experts = scores.shape
     slots = -(-tokens // experts)
-    # Lower than whatever the finite scores can add up to.
-    # SciPy refuses NaN and +∞, which on a GPU come here: see `Routing.refused`.
+    # `worst` is lower than any sum of the finite scores.
+    # SciPy rejects NaN and +∞, which do get here on a GPU: see `Routing.refused`.
     finite = scores.double().nan_to_num(0, 0, 0)
     worst = -2 * (1 + finite.abs().sum(1).amax()) if scores.numel() else 0.0
     values = finite.masked_fill(scores == -torch.inf, float(worst)).cpu().numpy()

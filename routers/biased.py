@@ -1,4 +1,4 @@
-"""Token choice by scores that a bias shifts: the bias chooses, and never weighs."""
+"""Token choice with a bias on the scores, which affects the choice but never the weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from routers.token_choice import TokenChoice
 
 
 class BiasedTopK(TokenChoice):
-    """The base: the k experts of the highest score plus bias, weighted by the scores alone.
+    """Base class: the k experts with the highest score plus bias, weighted by the scores alone.
 
     Attributes:
         bias: (E,) float, a buffer without a gradient.
@@ -26,9 +26,9 @@ class BiasedTopK(TokenChoice):
 
     needs_sums = True
     bias: Tensor
-    score: Literal["sigmoid", "softmax"] = hyper("sigmoid", "Scores that logits become.")
-    normalize: bool = hyper(False, "Divide the weights by the sum of the chosen, for k above 1.")
-    route_scale: float = hyper(1.0, "Factor of all combine weights.", gt=0)
+    score: Literal["sigmoid", "softmax"] = hyper("sigmoid", "Function from logits to scores.")
+    normalize: bool = hyper(False, "For k above 1, divide the weights by their sum.")
+    route_scale: float = hyper(1.0, "Factor on all combine weights.", gt=0)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -52,7 +52,7 @@ class BiasedTopK(TokenChoice):
         return expert_softmax(logits) if self.score == "softmax" else sigmoid_shares(logits)
 
     def eligible(self, biased: Tensor) -> Tensor:
-        """Return the scores to choose by, (g, t, E), −∞ for experts that are out of the choice."""
+        """Return the (g, t, E) scores to choose by, −∞ for experts that may not be chosen."""
         return biased
 
 
@@ -60,39 +60,39 @@ class BiasedTopK(TokenChoice):
     "sigmoid_top_k", family="token_choice", display="Sigmoid Top-k", source="arXiv 2412.19437"
 )
 class SigmoidTopK(BiasedTopK):
-    """Each token takes the k experts of its highest sigmoid scores (DeepSeek-V3).
+    """Each token takes the k experts with its highest sigmoid scores (DeepSeek-V3).
 
-    C = scale · S / Σ S over the chosen, S = σ(L). Experts do not compete in the score, only in the
-    choice. The bias on the choice stays 0 unless it is loaded.
+    C = scale · S / Σ S over the chosen, S = σ(L). Experts compete only in the choice, not in the
+    score. The bias on the choice stays 0 unless it is loaded.
 
     With k = 1 the weight is not normalised, as in Megatron: it would be constant, and the gate
-    would get no gradient. Cost: that of `softmax_token_choice`. Known limit: by itself nothing
-    balances it; see `loss_free` and the loss `sequence_balance`.
+    would get no gradient. Cost: that of `softmax_token_choice`. Known limit: by itself it does not
+    balance the load; see `loss_free` and the loss `sequence_balance`.
     """
 
     score: ClassVar[Literal["sigmoid"]] = "sigmoid"  # type: ignore[misc]
     top_k: int = hyper(2, "Experts that each token chooses.", ge=1)
-    normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
+    normalize: bool = hyper(True, "For k above 1, divide the weights by their sum.")
 
 
 @register_router(
     "loss_free", family="token_choice", display="Loss-Free Balancing", source="arXiv 2408.15664"
 )
 class LossFree(BiasedTopK):
-    """Token choice whose load a bias on the choice balances, without an auxiliary loss.
+    """Token choice balanced by a bias on the choice, without an auxiliary loss.
 
-    After each step the bias of an expert goes up by `update_rate` where it got fewer tokens than
-    the mean, and down where it got more; loads count before any is dropped. The weights are the
-    scores without the bias, so that balance costs no gradient. In evaluation the bias is frozen.
+    After each step an expert's bias rises by `update_rate` if it got fewer tokens than the mean,
+    and falls by as much if it got more; loads are counted before any drop. The weights are the
+    scores without the bias, so balancing adds no gradient. In evaluation the bias is frozen.
 
     Cost: that of `softmax_token_choice`. Known limit: the bias takes 1 / update_rate steps to
     cross the range of the scores.
     """
 
     update_rate: float = hyper(
-        1e-3, "Change of the bias a step.", gt=0, tune=Range(1e-4, 1e-1, log=True)
+        1e-3, "Change of the bias per step.", gt=0, tune=Range(1e-4, 1e-1, log=True)
     )
-    centre: bool = hyper(False, "Subtract the mean of each step's change, as torchtitan does.")
+    centre: bool = hyper(False, "Subtract the mean from each step's change, as torchtitan does.")
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
@@ -108,17 +108,17 @@ class LossFree(BiasedTopK):
     source="arXiv 2405.04434, 2412.19437",
 )
 class GroupLimitedTopK(BiasedTopK):
-    """Each token takes its k best experts out of its m best groups of experts (DeepSeek-V2, V3).
+    """Each token takes its k best experts from its m best groups of experts (DeepSeek-V2, V3).
 
-    The experts are n equal contiguous groups, as devices would hold them, so that a token's experts
-    lie on few of them. A group's score is the sum of its two best experts (V3), its best (V2), or
+    The experts form n equal contiguous groups, as devices would hold them, so a token's experts
+    lie on few devices. A group's score is the sum of its two best experts (V3), its best (V2), or
     the sum of its k/m best (Megatron). The bias counts in the choice, and stays 0 unless loaded.
 
-    Cost: a top-2 in each group besides that of `sigmoid_top_k`. Known limit: n divides E.
+    Cost: that of `sigmoid_top_k` plus a top-2 in each group. Known limit: n must divide E.
     """
 
-    prunable = False  # groups are of equal size
-    normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
+    prunable = False  # groups must be of equal size
+    normalize: bool = hyper(True, "For k above 1, divide the weights by their sum.")
     groups: int = hyper(2, "Groups of experts, n.", ge=1)
     groups_kept: int = hyper(1, "Groups that a token chooses its experts from, m.", ge=1)
     group_score: Literal["top2", "max", "top_k"] = hyper(
@@ -156,17 +156,17 @@ class GroupLimitedTopK(BiasedTopK):
 class QuantileBalancing(TokenChoice):
     """Token choice whose bias is a quantile of the logits: half a step of a balanced assignment.
 
-    Chosen are the k highest of L − β. With α the (k+1)-th largest of a token's L − β, an expert's
-    next β is the (tk/E + 1)-th largest of its L − α over the t tokens of the batch, mean over
-    micro-batches, then centred: the price at which it would get its even share. The weights are
-    the softmax gates without β. In evaluation β is frozen.
+    Each token takes the k highest of L − β. With α the (k+1)-th largest of a token's L − β, an
+    expert's next β is the (tk/E + 1)-th largest of its L − α over the t tokens of the batch,
+    averaged over micro-batches, then centred: the price at which it would get its even share. The
+    weights are the softmax gates without β. In evaluation β is frozen.
 
-    Cost: a sort of each expert's column. Known limit: β is a step late.
+    Cost: a sort of each expert's column. Known limit: β lags by one step.
     """
 
     needs_sums = True
     bias: Tensor
-    ema: float = hyper(0.0, "Share of the last β that the next one keeps.", ge=0, lt=1)
+    ema: float = hyper(0.0, "Share of the previous β kept at each update.", ge=0, lt=1)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -197,12 +197,12 @@ class QuantileBalancing(TokenChoice):
 
 
 def even_price(logits: Tensor, shifted: Tensor, k: int) -> Tensor:
-    """Find the price of each expert at which it is chosen by its even share of the tokens, (E,).
+    """Return the price at which each expert gets its even share of the tokens, (E,).
 
     Args:
         logits: (g, t, E).
-        shifted: (g, t, E), less the present prices.
-        k: experts of a token, less than E.
+        shifted: (g, t, E), the logits less the current prices.
+        k: experts per token, less than E.
     """
     experts = logits.shape[-1]
     alternative = shifted.topk(k + 1, dim=-1).values[..., -1:]
@@ -213,6 +213,6 @@ def even_price(logits: Tensor, shifted: Tensor, k: int) -> Tensor:
 
 
 def _highest_mask(scores: Tensor, k: int) -> Tensor:
-    """Mark the k highest of each row, the lowest index first among equal ones."""
+    """Mark the k highest scores of each row; ties go to the lowest index."""
     order = scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)

@@ -17,22 +17,22 @@ from routers.routing import Routing, TokenChoiceRouting
 
 @register_router("dselect_k", family="token_choice", display="DSelect-k", source="arXiv 2106.03760")
 class DSelectK(OwnGate):
-    """k selectors, each of which names an expert by the bits of its number, made smooth.
+    """k selectors, each of which names an expert by the smoothed bits of its index (DSelect-k).
 
     A selector gives each of m = ⌈log₂ E⌉ bits a logit, which a smooth step turns into a value in
     [0, 1], exactly 0 or 1 beyond ±γ/2; its weight for an expert is the product over the bits.
-    A softmax weighs the selectors. Selectors may name the same expert, so a token ends with k
-    experts at most; at the start, before the bits have settled, it takes all of them.
+    A softmax weights the selectors. Selectors may name the same expert, so a token ends up with at
+    most k experts; at the start, before the bits have settled, it takes all of them.
 
-    In training, `entropy_weight` times the sum of the selectors' entropies presses the bits to
-    settle. Where E is not a power of 2, the codes of experts that do not exist cost 1 / (the rest
-    of the selector's mass), and the weights do not sum to 1. The gates are the weights over their
-    sum. Cost: a d × k(m + 1) product. Known limit: FLOPs fall only as the bits settle.
+    In training, `entropy_weight` times the sum of the selectors' entropies makes the bits settle.
+    If E is not a power of 2, some codes name no expert: a selector then adds 1 / (its mass on real
+    experts) to the loss, and the weights do not sum to 1. The gates are the normalised weights.
+    Cost: a d × k(m + 1) product. Known limit: FLOPs fall only as the bits settle.
     """
 
     ignores_groups = True
     host_reads = RAGGED
-    prunable = False  # an expert's bits are its number
+    prunable = False  # the bits encode an expert's index
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))
     entropy_weight: float = hyper(
@@ -41,7 +41,7 @@ class DSelectK(OwnGate):
 
     @property
     def bits(self) -> int:
-        """m, the bits of an expert's number."""
+        """m, the number of bits of an expert's index."""
         return max(1, math.ceil(math.log2(self.num_experts)))
 
     def build_gate(self) -> nn.Module:
@@ -68,7 +68,7 @@ class DSelectK(OwnGate):
         return dataclasses.replace(routing, loss=self._loss(selected) if self.training else None)
 
     def complete(self, routing: Routing, tokens: Tensor) -> Routing:
-        # What losses and suites read as logits: one for each expert, of which the gates are made.
+        # Losses and suites read these as logits: one per expert, with the gates as their softmax.
         logits = routing.gates.clamp(min=1e-20).log()
         return dataclasses.replace(routing, logits=logits, noisy_logits=logits)
 
@@ -76,7 +76,7 @@ class DSelectK(OwnGate):
         return None if routing.loss is None else batch.whole(routing.loss)
 
     def selectors(self, codes: Tensor) -> Tensor:
-        """Return each selector's weights of the experts: (g, t, k, m) -> (g, t, k, E)."""
+        """Return each selector's weights for the experts: (g, t, k, m) -> (g, t, k, E)."""
         on = smooth_step(codes, self.gamma).unsqueeze(-2)
         expert = torch.arange(self.num_experts, device=codes.device).unsqueeze(-1)
         place = torch.arange(self.bits - 1, -1, -1, device=codes.device)
@@ -91,7 +91,7 @@ class DSelectK(OwnGate):
 
 
 def smooth_step(x: Tensor, width: float) -> Tensor:
-    """Rise from 0 below −width/2 to 1 above width/2 by a cubic with a continuous slope."""
+    """Return a cubic step with continuous slope: 0 below −width/2, 1 above width/2."""
     inside = x.clamp(-width / 2, width / 2) / width
-    # Rounding would pass 0 and 1 at the ends.
+    # Rounding can overshoot 0 and 1 at the ends.
     return (-2 * inside**3 + 1.5 * inside + 0.5).clamp(0, 1)

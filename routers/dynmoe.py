@@ -1,4 +1,4 @@
-"""Each token decides how many experts it takes, and experts come and go (DynMoE)."""
+"""Each token decides how many experts it takes; experts are switched on and off (DynMoE)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from routers.routing import Routing, TokenChoiceRouting
 class DynMoE(OwnGate):
     """Each token takes every expert whose score passes the expert's own threshold (DynMoE).
 
-    The score is σ of the cosine of token and expert vector, the threshold σ(g), g learned from 0.
-    The experts of a token weigh alike, 1 over their number; the gradient passes straight through
-    the comparison at the chosen pairs. A token may take none in training; in evaluation it then
-    takes the expert of the highest score.
+    The score is σ of the cosine of token and expert vector; the threshold is σ(g), with g learned
+    from 0. A token's experts have equal weights, 1 over their number; the gradient passes straight
+    through the comparison at the chosen pairs. In training a token may take no expert; in
+    evaluation it then takes the expert with the highest score.
 
-    Every `adapt_every` steps, experts that no token chose since are switched off, and, where
-    tokens found no expert, one that is off comes on, with their mean direction as its vector. The
-    weights of its MLP are what they were. The loss, weight 0.01: ‖W̃ᵀW̃ − I‖ over the unit vectors
-    of active experts, plus the mean length of all vectors.
+    Every `adapt_every` steps, experts that no token has chosen since the last change are switched
+    off; if tokens found no expert, an inactive one is switched on, with their mean direction as its
+    vector and its MLP's weights unchanged. The loss, with weight 0.01, is ‖W̃ᵀW̃ − I‖ over the unit
+    vectors of active experts, plus the mean length of all vectors.
 
-    The gates are the scores over their sum. Cost: a cosine with each expert. Known limit: at the
-    start about half of all pairs are chosen.
+    The gates are the normalised scores. Cost: one cosine per expert. Known limit: at the start
+    about half of all pairs are chosen.
 
     Attributes:
         mask: (E,) bool, the active experts.
-        chosen_since, unserved_since, steps_since: what was recorded since the last change.
+        chosen_since, unserved_since, steps_since: records since the last change.
     """
 
     ignores_groups = True
@@ -49,9 +49,9 @@ class DynMoE(OwnGate):
     unserved_since: Tensor
     steps_since: Tensor
     max_experts: int | None = hyper(
-        None, "Experts that may be active at a time; none allows all of the layer.", ge=1
+        None, "Experts that may be active at a time; None allows all of the layer.", ge=1
     )
-    adapt_every: int = hyper(100, "Steps after which experts come and go.", ge=1)
+    adapt_every: int = hyper(100, "Steps between changes of the active experts.", ge=1)
     loss_weight: float = hyper(
         0.01, "Weight of the loss on the vectors.", ge=0, tune=Range(1e-3, 0.1, log=True)
     )
@@ -110,7 +110,7 @@ class DynMoE(OwnGate):
         active = F.normalize(self.vectors[self.mask], dim=-1)
         gram = active @ active.T - torch.eye(len(active), device=active.device)
         lengths = torch.linalg.vector_norm(self.vectors, dim=-1)
-        # The length of a matrix of zeros has no gradient.
+        # The norm of a zero matrix has no gradient.
         size = gram.square().sum().clamp(min=1e-12).sqrt()
         return dataclasses.replace(routing, loss=self.loss_weight * (size + lengths.mean()))
 
@@ -125,7 +125,7 @@ class DynMoE(OwnGate):
 
     @torch.no_grad()
     def adapt(self) -> None:
-        """Switch experts off that nobody chose, and one on where tokens found none."""
+        """Switch off the experts that no token chose, and switch one on if tokens found none."""
         if bool(self.chosen_since.any()):
             self.mask &= self.chosen_since > 0
         length = float(torch.linalg.vector_norm(self.unserved_since))

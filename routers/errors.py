@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one message with the thing, the value and the nearest right one."""
+"""Errors that a user can fix: one message with the thing, the value and the nearest valid one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class BenchError(Exception):
 
 
 class RequestError(BenchError):
-    """A wrong request of the user; the message says how to correct it."""
+    """An invalid request by the user; the message says how to correct it."""
 
     exit_status = 2
 
 
 class UndefinedError(RequestError):
-    """A request that has no meaning for what it is asked of, so that its answer is missing."""
+    """A request that is undefined for its subject, so that its answer is missing."""
 
 
 class NonFiniteError(BenchError):
     """Logits that cannot be routed: NaN, +∞, or a token with nothing but −∞.
 
-    A training that meets them has diverged; `router` is the module whose they are, if known.
+    A training run that meets them has diverged; `router` is the module they belong to, if known.
     """
 
     def __init__(self, message: str, router: object = None) -> None:
@@ -33,47 +33,47 @@ class NonFiniteError(BenchError):
         self.router = router
 
     def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str]]:
-        return type(self), (str(self),)  # between processes, without the module
+        return type(self), (str(self),)  # passes between processes without the module
 
 
 def with_article(noun: str) -> str:
-    """Return `a SoftRouting`, `an ExpertChoiceRouting`."""
+    """Return a noun with its article: `a SoftRouting`, `an ExpertChoiceRouting`."""
     return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest valid names, or all where none is near."""
+    """Return the end of an error message: the nearest valid names, or all if none is near."""
     known = set(options)
     return offer(alike(name, known), known)
 
 
 def alike(name: str, options: Iterable[str]) -> list[str]:
-    """Return the names that this one may be a slip for, the nearest first, at most three."""
+    """Return up to three names that this one may be a misspelling of, the nearest first."""
     return difflib.get_close_matches(name, sorted(set(options)), n=3, cutoff=0.65)
 
 
 def offer(close: Sequence[str], known: Iterable[str]) -> str:
-    """Return the end of an error message: the close names, or all where there are none."""
+    """Return the end of an error message: the close names, or all known ones if there are none."""
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; there is {', '.join(sorted(known)) or 'none'}"
 
 
 def misspelt(target: object, method: str, base: type) -> str:
-    """Say which method of an object has nearly the name of one that its class lacks, if one has."""
+    """Return a hint if the object's class, but not `base`, has a method with nearly this name."""
     close = alike(method, set(dir(type(target))) - set(dir(base)))
     return f"; it defines `{close[0]}`: did you mean `{method}`?" if close else ""
 
 
 def unknown(name: str, options: Iterable[str]) -> str:
-    """Return the end of a message on an unknown component: as `nearest`, and how to register it."""
+    """Return the end of a message on an unknown component: `nearest`, and how to register one."""
     end = nearest(name, options)
     stop = "" if end.endswith("?") else "."
     return f"{end}{stop} If it is your own, give its file: --plugin FILE"
 
 
 def describe(error: BaseException) -> str:
-    """Return one line: the kind of error, where that says something, and its message."""
+    """Return one line: the type of the error, if that is informative, and its message."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
     text = " ".join(str(error).split())

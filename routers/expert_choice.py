@@ -25,23 +25,23 @@ from routers.transport import Plan, sparse_plan
     source="arXiv 2202.09368, 2401.15969",
 )
 class SoftmaxExpertChoice(LearnedThreshold):
-    """Each expert takes the s tokens of its highest softmax gates.
+    """Each expert takes the s tokens with its highest softmax gates.
 
     Every slot is used and the load is equal by construction, unless a mask leaves an expert too
     few tokens; a token may get several experts, or none. With `model.groups = batch` the group is
     the whole batch: an image competes with others, in evaluation too. With `evaluation =
-    threshold` an expert keeps an exponential mean over the steps of its s-th highest gate, and
-    takes in evaluation each token whose gate reaches it: then no token depends on another, and
-    the load is even only on average.
+    threshold` an expert keeps an exponential mean, over the steps, of its s-th highest gate, and in
+    evaluation takes every token whose gate reaches it: then no token depends on another, and the
+    load is even only on average.
 
-    Cost: one d × E product and a top-s over the tokens of each expert. Known limit: with
-    `evaluation = group` which tokens are taken depends on the others of the group.
+    Cost: one d × E product and a top-s over the tokens for each expert. Known limit: with
+    `evaluation = group`, which tokens are taken depends on the others in the group.
     """
 
     evaluation: Literal["group", "threshold"] = hyper(
-        "group", "Who is taken in evaluation: the group's best, or all above a learned threshold."
+        "group", "Tokens taken in evaluation: the group's best, or all above a learned threshold."
     )
-    decay: float = hyper(0.99, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    decay: float = hyper(0.99, "Share of the old threshold kept at each update.", ge=0, lt=1)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -81,10 +81,10 @@ class SoftmaxExpertChoice(LearnedThreshold):
     source="arXiv 2401.15969",
 )
 class SinkhornExpertChoice(BySinkhornPlan):
-    """Each expert takes the s tokens of the highest mass in an entropic transport plan.
+    """Each expert takes the s tokens with the most mass in an entropic transport plan.
 
-    The plan is that of `sinkhorn_token_choice`; it chooses, and the softmax gates of the logits
-    without noise weigh. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
+    The plan, that of `sinkhorn_token_choice`, only determines the choice; the weights are softmax
+    gates without noise. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
     """
 
     def choose(self, logits: Tensor, plan: Plan) -> Routing:
@@ -99,16 +99,16 @@ class SinkhornExpertChoice(BySinkhornPlan):
     source="arXiv 2209.15466, 2401.15969",
 )
 class SparsityConstrainedExpertChoice(Router):
-    """Each expert takes the s tokens of its column of a sparsity-constrained transport plan.
+    """Each expert takes the s tokens in its column of a sparsity-constrained transport plan.
 
     The plan is read off the maximiser of the semi-dual of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s
-    non-zeros a column. A column with fewer is filled up by the next best scores, so that slots
-    are always full; every combine weight is the softmax gate. The plan is made without noise and
+    non-zeros per column. A column with fewer is filled up with the next best scores, so slots are
+    always full; every combine weight is the softmax gate. The plan is computed without noise and
     carries no gradient.
 
-    Cost: a fixed number of passes over the (t, E) gates, and a top-s; the dearest of the study's
-    routers. Known limit: the rows of the plan sum to 1 only
-    approximately, as the diagnostics report.
+    Cost: a fixed number of passes over the (t, E) gates, and a top-s; the most expensive of the
+    study's routers. Known limit: the rows of the plan sum to 1 only approximately, as the
+    diagnostics report.
     """
 
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]

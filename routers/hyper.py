@@ -1,7 +1,7 @@
 """Typed hyper-parameters: declared once on a class, then validated, shown, and tuned.
 
     class TemperatureTop1(Router):
-        temperature: float = hyper(0.5, "Of the softmax.", gt=0, tune=Range(0.1, 2.0, log=True))
+        temperature: float = hyper(0.5, "Temperature.", gt=0, tune=Range(0.1, 2.0, log=True))
 
 A plain default (`temperature: float = 0.5`) declares one too. A subclass removes an inherited
 one by annotating it as `ClassVar`; see `Configurable`.
@@ -25,7 +25,7 @@ from routers.errors import RequestError, nearest
 
 @dataclass(frozen=True)
 class Range:
-    """A numeric search range, both ends included; `log` samples the logarithm evenly."""
+    """A numeric search range, both ends included; `log` samples uniformly in the logarithm."""
 
     low: float
     high: float
@@ -45,14 +45,14 @@ def hyper(
     """Declare a hyper-parameter of a `Configurable` class.
 
     Args:
-        default: the value where none is given.
+        default: the value if none is given.
         meaning: one line, shown by `bench.py show NAME`.
-        tune: where the tuner may search; None is never tuned.
-        constraints: what pydantic's `Field` takes: `gt`, `ge`, `lt`, `le`, `multiple_of`, …
+        tune: the range that the tuner may search; None is never tuned.
+        constraints: arguments of pydantic's `Field`: `gt`, `ge`, `lt`, `le`, `multiple_of`, …
     """
     field: FieldInfo = pydantic.Field(default, description=meaning, **constraints)
-    # The search range rides along as metadata of pydantic's field; pydantic ignores what it does
-    # not know there.
+    # The search range is stored as metadata of pydantic's field; pydantic ignores metadata that it
+    # does not know.
     field.metadata.append(tune)
     return field
 
@@ -94,7 +94,7 @@ def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -
     """Return `options` with every default filled in.
 
     Raises:
-        RequestError: an unknown name (the nearest is given) or a value that does not fit.
+        RequestError: an unknown name (the message gives the nearest) or an invalid value.
     """
     for name in options:
         if name not in model.model_fields:
@@ -112,10 +112,10 @@ def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -
 
 
 def refuse_bad_declaration(model: type[HyperModel], owner: str) -> None:
-    """Refuse a default or an end of a search range that its own hyper-parameter does not take.
+    """Refuse a default or an end of a search range that its own hyper-parameter rejects.
 
     Raises:
-        RequestError: such a value, or a default that cannot be written down with a result.
+        RequestError: such a value, or a default that cannot be stored with a result.
     """
     fields = model.model_fields.items()
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
@@ -135,15 +135,15 @@ def refuse_bad_declaration(model: type[HyperModel], owner: str) -> None:
 
 
 Declaration = tuple[Any, Any] | None
-"""A hyper-parameter's type and default; None for a name that is none."""
+"""A hyper-parameter's type and default; None for a name that is not a hyper-parameter."""
 
 
 class Configurable:
     """A class whose annotated attributes are its hyper-parameters.
 
-    Of the classes that declare a name the first decides, in the order in which Python looks up
-    attributes, whatever other bases inherit: with a value it is a hyper-parameter, as a `ClassVar`
-    it is none. An annotation without a value declares nothing.
+    If several classes declare a name, the first in Python's attribute lookup order decides,
+    whatever other bases inherit: with a value it is a hyper-parameter, as a `ClassVar` it is not.
+    An annotation without a value declares nothing.
 
     `hyper_model` is the pydantic model that validates them; instances carry the values as
     attributes once `set_hyper` has run.
@@ -202,7 +202,7 @@ def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
 
 
 def _declarations(cls: type) -> dict[str, Declaration]:
-    """Return what a class itself declares; one that is not configurable can only remove."""
+    """Return a class's own declarations; one that is not configurable can only remove names."""
     declared: dict[str, Declaration] = {}
     for name, annotation in _own_annotations(cls).items():
         if typing.get_origin(annotation) is ClassVar:
@@ -213,7 +213,7 @@ def _declarations(cls: type) -> dict[str, Declaration]:
 
 
 def _refuse_untyped(cls: type[Configurable], fields: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse a value for an inherited hyper-parameter that has no type, and so no effect."""
+    """Refuse an untyped value for an inherited hyper-parameter, which would have no effect."""
     for name in fields.keys() & vars(cls).keys() - cls._declared.keys():
         kind = _type_name(fields[name][0])
         raise RequestError(

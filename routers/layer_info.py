@@ -1,4 +1,4 @@
-"""The inputs of a router besides the tokens: of a forward pass, and of the layer around it."""
+"""Inputs of a router besides the tokens: those of a forward pass and of the surrounding layer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from routers.errors import RequestError
 
 @dataclass(frozen=True)
 class RouterContext:
-    """The inputs of a forward pass besides the tokens, which few routers read.
+    """Inputs of a forward pass besides the tokens; few routers read them.
 
     Attributes:
         generator: source of the router's noise, on the tokens' device; None for torch's own.
         step: training step, from 0; None outside training.
         labels: (batch,) long, class of each image.
-        previous_logits: the logits of the MoE layer before, (g, t, E).
-        expert_hidden: gives the experts' hidden activations on every token, (E, g, t, h). All
-            experts run when it is called, once in a pass; None outside an MoE layer.
-        mask: (g, t) bool, true for real tokens and false for padding; None where all are real.
+        previous_logits: the logits of the previous MoE layer, (g, t, E).
+        expert_hidden: returns the experts' hidden activations on every token, (E, g, t, h). A call
+            runs all experts, once per pass; None outside an MoE layer.
+        mask: (g, t) bool, true for real tokens and false for padding; None if all are real.
     """
 
     generator: torch.Generator | None = None
@@ -39,12 +39,12 @@ class Site:
     """Properties of a layer that few routers read; the defaults describe MLPs on patches.
 
     Attributes:
-        token_shape: shape of a token that is no vector, as (c, h, w); routers see it flattened.
-        levels: sizes of the expert modes, whose product is E; none where there is one mode.
-        expert_hidden: width of the experts' hidden activations; None where they have none.
-        kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
-        expert_sizes: parameters of each expert; none where all are alike.
-        classes: classes that the model tells apart; None where that is not known.
+        token_shape: shape of a token that is not a vector, as (c, h, w); routers see it flattened.
+        levels: sizes of the expert modes, whose product is E; empty if there is one mode.
+        expert_hidden: width of the experts' hidden activations; None if they have none.
+        kinds: "mlp", "constant", "copy" or "zero" for each expert; empty if all are alike.
+        expert_sizes: parameters of each expert; empty if all are alike.
+        classes: number of classes that the model predicts; None if unknown.
     """
 
     token_shape: tuple[int, ...] | None = None
@@ -57,11 +57,11 @@ class Site:
 
 @dataclass(frozen=True)
 class ExpertTrials:
-    """The request of a router that no gradient trains: the losses of every expert.
+    """A request for the loss of every expert, by a router that no gradient trains.
 
     Attributes:
         every: steps from one trial to the next; the first is at the end of step `every`.
-        images: images of a batch to try experts on, at most.
+        images: the most images of a batch to try experts on.
     """
 
     every: int
@@ -73,7 +73,7 @@ class ExpertTrials:
 
 
 def two_levels(num_experts: int) -> tuple[int, int]:
-    """Split E into two expert modes, as equal as they can be, ascending: 1024 -> (32, 32).
+    """Split E into two expert modes, as equal as possible, ascending: 1024 -> (32, 32).
 
     Raises:
         RequestError: E has no divisors but 1 and itself.

@@ -1,4 +1,4 @@
-"""A threshold for evaluation that experts learn while they choose among tokens in training."""
+"""An evaluation threshold that experts learn while they choose tokens in training."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from routers.routing import Routing
 
 
 class LearnedThreshold(Router):
-    """The base of routers that keep the score from which an expert takes a token.
+    """Base class of routers that learn the lowest score at which an expert takes a token.
 
-    It is an exponential mean over the steps of the lowest score that was taken, corrected for its
-    start at 0; a step's is the mean over its groups and micro-batches. Before the first step it
-    is 0.
+    This threshold is an exponential mean, over the steps, of the lowest score taken, corrected for
+    its start at 0; each step counts with the mean over its groups and micro-batches. Before the
+    first step it is 0.
 
     Attributes:
         threshold: (E,), a buffer, the mean before its correction.
-        updates: (), long, a buffer, steps that it was taken over.
-        decay: share of the last threshold that the next one keeps.
+        updates: () long, a buffer, the number of steps in the mean.
+        decay: share of the old threshold kept at each update.
     """
 
     needs_sums = True
@@ -28,18 +28,18 @@ class LearnedThreshold(Router):
     decay: float
 
     def keep_threshold(self) -> None:
-        """Make the buffers."""
+        """Create the buffers."""
         self.register_buffer("threshold", torch.zeros(self.num_experts))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def cutoff(self, scores: Tensor) -> Tensor:
-        """Return (E,): the corrected threshold, in the type of the scores."""
-        # A scalar of the device decides, so that nothing waits for it.
+        """Return the corrected threshold, (E,), in the dtype of the scores."""
+        # The number of updates stays on the device, so that nothing waits for it.
         corrected = 1 - self.decay ** self.updates.to(scores.dtype)
         return (self.threshold / corrected.clamp(min=1e-12)).to(scores.dtype)
 
     def note_lowest(self, routing: Routing, scores: Tensor, share: int) -> None:
-        """Note the s-th largest score of each expert: (g, t, E), of each group by itself."""
+        """Record the `share`-th largest of each expert's scores, (g, t, E), in each group."""
         lowest = scores.detach().topk(share, dim=1).values[:, -1]
         routing.statistics["groups"] = lowest.new_full((), len(lowest))
         routing.statistics["lowest"] = lowest.sum(0)

@@ -1,7 +1,7 @@
-"""Logits: which of them can be routed, their softmax, and the choice of the highest.
+"""Logits: which ones can be routed, their softmax, and the choice of the highest.
 
-`torch.topk` promises no order among ties, and a softmax underflows to ties where logits differ.
-The functions here choose the same on every device: the lowest index first among equal ones.
+`torch.topk` guarantees no order among ties, and a softmax can underflow to ties where logits
+differ. The functions here choose the same on every device: ties go to the lowest index.
 
 A vision router has many tokens and few experts; reducing over a short last axis leaves the vector
 units of a CPU idle. With the tokens last, a softmax over 8 experts is 14 times faster.
@@ -24,14 +24,14 @@ from routers.errors import NonFiniteError
 
 
 def readable(tensor: Tensor) -> bool:
-    """Tell whether the host may read a value: on a GPU it waits, and torch's compiler cannot."""
+    """Tell whether the host may read a value: on a GPU it would wait; torch's compiler cannot."""
     return tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def exceptional(condition: Tensor, *, unread: bool = True) -> bool:
-    """Answer whether what hardly ever is the case is so, or `unread` where that cannot be read.
+    """Return the value of a condition that rarely holds, or `unread` if it cannot be read.
 
-    Tensors without values (torch's fake ones, which trace a computation) take the usual way.
+    Tensors without values (torch's fake ones, which trace a computation) count as false.
     """
     if not readable(condition):
         return unread
@@ -39,9 +39,9 @@ def exceptional(condition: Tensor, *, unread: bool = True) -> bool:
 
 
 def filled(values: Sequence[float], like: Tensor) -> Tensor:
-    """Make an (n,) tensor of the type and device of another, without a copy that a GPU waits for.
+    """Return an (n,) tensor with another's dtype and device, without a copy that a GPU waits for.
 
-    It is filled where it lies, once for each run of equal values.
+    It is filled on that device, once for each run of equal values.
     """
     runs = [(value, len(list(run))) for value, run in groupby(values)]
     return torch.cat([like.new_full((count,), value) for value, count in runs])
@@ -52,20 +52,20 @@ def require_finite(
 ) -> Tensor | None:
     """Refuse logits that hold NaN or +∞, and tokens without a finite logit.
 
-    A logit of −∞ masks a pair and is allowed. It costs one maximum over each token's logits.
-    Nothing waits for a GPU: there, and where torch's compiler traces, nothing is raised.
+    A logit of −∞ masks a pair and is allowed. The check costs one maximum over each token's logits.
+    Nothing waits for a GPU: there, and while torch's compiler traces, nothing is raised.
 
     Args:
-        modes: (g, t, …) each, the logits of each expert mode; mostly one.
-        router: what they are of, for the error.
+        modes: (g, t, …) each, the logits of each expert mode; usually one.
+        router: the router that they belong to, for the error.
 
     Returns:
-        A scalar, bool, whether they had to be refused, where it was not read; None where it was.
+        A bool scalar, whether they must be refused, if it could not be read; None if it was read.
 
     Raises:
-        NonFiniteError: it names the first such token.
+        NonFiniteError: names the first such token.
     """
-    # A maximum is NaN beside a NaN, and −∞ where there is nothing else.
+    # A maximum is NaN if any logit is, and −∞ only if all are.
     peaks = [logits.detach().flatten(2).amax(-1) for logits in modes]
     finite = torch.stack(peaks).isfinite().all(0) if len(peaks) > 1 else peaks[0].isfinite()
     fault = (~finite).any()
@@ -91,7 +91,7 @@ def _first_fault(modes: Sequence[Tensor], finite: Tensor, what: str) -> str:
 
 
 def refusing_non_finite(allocate: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a router's `allocate` or `allocate_noisy`: it refuses the logits that it goes by."""
+    """Wrap a router's `allocate` or `allocate_noisy` to refuse non-finite logits to allocate by."""
 
     @wraps(allocate)
     def checked(self: Any, logits: Tensor, *noisy: Tensor) -> Any:
@@ -104,11 +104,11 @@ def refusing_non_finite(allocate: Callable[..., Any]) -> Callable[..., Any]:
 
 @torch.no_grad()
 def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k highest scores of each row, the lowest index first among equal ones.
+    """Return the k highest scores of each row; ties go to the lowest index.
 
-    One choice is a maximum, whose index is the first by torch's promise. More are a top-k, and
-    where it meets equal scores a second one, which ranks them by their index. Where it cannot read
-    whether it does, as on a GPU, it takes the second one always.
+    For k = 1 this is a maximum, whose index torch guarantees to be the first. Otherwise it is a
+    top-k and, if that meets equal scores, a second one that ranks them by index. If it cannot read
+    whether there are equal scores, as on a GPU, it always uses the second one.
 
     Args:
         scores: (…, n) without NaN, n at least k.
@@ -127,13 +127,13 @@ def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def by_boundary(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find what `highest` does: all above the k-th score, then the first that equal it."""
+    """Return the same as `highest`: all scores above the k-th, then the first that equal it."""
     length = scores.shape[-1]
     boundary = scores.topk(k, sorted=False).values.amin(-1, keepdim=True)
     index = torch.arange(length, 0, -1, device=scores.device, dtype=torch.int32)
     on_boundary = torch.where(scores == boundary, index, 0)
     chosen = torch.where(scores > boundary, index + length, on_boundary).topk(k).indices
-    # They come in the order of their indices, which a stable sort keeps among equal scores.
+    # They are in the order of their indices, which a stable sort keeps among equal scores.
     values, order = scores.gather(-1, chosen).sort(stable=True, dim=-1, descending=True)
     return values, chosen.gather(-1, order)
 
@@ -145,25 +145,25 @@ def expert_softmax(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def without_underflow(probabilities: Tensor, logarithms: Tensor) -> Tensor:
-    """Return scores in the order of the probabilities, also where these underflow.
+    """Return scores in the order of the probabilities, even where these underflow.
 
-    A probability that float arithmetic cannot hold to its full precision is replaced by its
-    logarithm, which is negative: below all others, and in order.
+    A probability too small for the full precision of its float type is replaced by its logarithm,
+    which is negative: below all others, and in order.
     """
     normal = probabilities >= torch.finfo(probabilities.dtype).tiny
     return torch.where(normal, probabilities, logarithms)
 
 
 def sigmoid_shares(logits: Tensor) -> Tensor:
-    """Divide each expert's σ(L) by their sum, also where all of them underflow: (g, t, E)."""
+    """Divide each expert's σ(L) by their sum, even if all of them underflow: (g, t, E)."""
     return expert_softmax(F.logsigmoid(logits))
 
 
 @torch.no_grad()
 def ranking(logits: Tensor, gates: Tensor) -> Tensor:
-    """Return the gates, the softmax of (g, t, E) logits; their logarithms where they underflow."""
+    """Return the gates, a softmax of (g, t, E) logits, or their logarithms where they underflow."""
     if not exceptional((gates < torch.finfo(gates.dtype).tiny).any()):
         return gates.detach()
-    # A token's highest gate is at least 1/E, and gives what was taken off all its logits.
+    # A token's highest gate is at least 1/E, and shows what was subtracted from all its logits.
     shift = logits.amax(-1, keepdim=True) - gates.amax(-1, keepdim=True).log()
     return without_underflow(gates, logits - shift)

@@ -1,11 +1,11 @@
-"""Auxiliary losses: scalars that a recipe weighs and adds to the task's loss.
+"""Auxiliary losses: scalars that a recipe weights and adds to the task loss.
 
 Axes: g groups, t tokens, E experts, s slots of an expert, k experts of a token.
 
 A loss is a function of a routing and the batch, `loss(routing, batch, **options)`; its
-keyword-only arguments are its options. It is unweighted, and is taken over all tokens of the
-batch, with clean gates and population variances; those that count choices take the gates that
-these were made by, noise included.
+keyword-only arguments are its options. It is unweighted and covers all tokens of the batch, with
+clean gates and population variances; losses that count choices use the gates by which the choices
+were made, noise included.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ register_loss = LOSSES.register
 @register_loss("importance", family="balance", source="arXiv 1701.06538, 2106.05974")
 @in_parts(passes=2)
 def importance(routing: Routing, batch: Batch) -> Tensor:
-    """CV² over the experts of the summed gates.
+    """CV², the squared coefficient of variation, over the experts of the summed gates.
 
-    0 where the gates are spread evenly, E − 1 where one expert has them all. It balances what the
-    gates give, not how many tokens an expert gets.
+    0 if the gates are spread evenly, E − 1 if one expert has them all. It balances the gates, not
+    the number of tokens per expert.
     """
     return _squared_variation(batch.whole(routing.real(routing.gates).sum(0)))
 
@@ -40,9 +40,9 @@ def importance(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("importance_sample", family="balance", source="arXiv 2302.14703")
 @in_parts(passes=2)
 def importance_sample(routing: Routing, batch: Batch) -> Tensor:
-    """`importance` by the sample variance, which is E/(E − 1) times as large.
+    """`importance` with the sample variance, which is E/(E − 1) times as large.
 
-    So do the attentive gate's authors, whose weights of the loss are meant for it.
+    The authors of the attentive gate use this one, and their weights for the loss assume it.
     """
     experts = routing.num_experts
     return importance(routing, batch) * experts / max(1, experts - 1)
@@ -51,14 +51,14 @@ def importance_sample(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("load", family="balance", source="arXiv 1701.06538, 2106.05974")
 @in_parts(passes=2)
 def load(routing: Routing, batch: Batch) -> Tensor:
-    """CV² over the experts of the mean probability to be chosen if the noise were drawn again.
+    """CV² over the experts of the mean probability of being chosen if the noise were redrawn.
 
-    An expert is chosen where its logit, with fresh noise, is above the k-th largest noisy logit
-    of the token. Differentiable, in the clean logits and in that threshold.
+    An expert is chosen if its logit, with fresh noise, exceeds the k-th largest noisy logit of the
+    token. Differentiable in the clean logits and in that threshold.
 
     Raises:
-        RequestError: no noise was added, so that the probability is 0 or 1, or the tokens choose
-            no experts.
+        RequestError: no noise was added, so the probability is 0 or 1, or tokens do not choose
+            experts.
     """
     k = _choices("load", routing)
     if routing.noise_std <= 0 or routing.logits is None or routing.noisy_logits is None:
@@ -68,7 +68,7 @@ def load(routing: Routing, batch: Batch) -> Tensor:
         )
     threshold = routing.noisy_logits.topk(k, dim=-1).values[..., -1:]
     margin = (routing.logits - threshold) / routing.noise_std
-    # Never chosen, also where a token has fewer than k other experts: both are −∞ there.
+    # Never chosen, even if a token has fewer than k other experts, when both are −∞.
     margin = margin.masked_fill(routing.logits == -torch.inf, -torch.inf)
     return _squared_variation(batch.whole(routing.real(torch.special.ndtr(margin)).sum(0)))
 
@@ -78,13 +78,13 @@ def load(routing: Routing, batch: Batch) -> Tensor:
 def complexity(routing: Routing, batch: Batch) -> Tensor:
     """½ CV² over the experts of summed gates times parameters, plus ½ of the loss `load` (MoCE-IR).
 
-    Even where an expert's gates are in inverse proportion to its parameters, so that small experts
-    are preferred; with experts of one size the first half is half of `importance`. The authors'
-    code takes the sample variance, which is E/(E − 1) times as large, and weighs by parameters only
-    when its option `with_complexity` is set; the paper always does.
+    The first half is 0 if gates are inversely proportional to parameters, so small experts are
+    preferred; with experts of one size it is half of `importance`. The authors' code takes the
+    sample variance, which is E/(E − 1) times as large, and weights by parameters only if its
+    option `with_complexity` is set; the paper always does.
 
     Raises:
-        RequestError: that of `load`.
+        RequestError: as for `load`.
     """
     summed = batch.whole(routing.real(routing.gates).sum(0))
     if routing.expert_sizes:
@@ -95,15 +95,15 @@ def complexity(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("gshard", family="balance", source="arXiv 2006.16668, 2101.03961")
 @in_parts(passes=2)
 def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] = "first") -> Tensor:
-    """E · Σ_e (share of the choices that are e) · (mean gate of e).
+    """The balance loss E · Σ_e (share of the choices that go to e) · (mean gate of e).
 
-    Of each token's first choice, or of all its choices before any is dropped, as in Mixtral. 1
-    where both are even, E where one expert has everything. The gradient flows through the mean
-    gates alone. Under noise these are the noisy ones, by which the choices were made, as in
-    2101.03961 and the code of V-MoE.
+    It counts each token's first choice, or all its choices before any is dropped, as in Mixtral.
+    1 if both are even, E if one expert has everything. The gradient flows through the mean gates
+    only. With noise these are the noisy gates, by which the choices were made, as in 2101.03961
+    and the code of V-MoE.
 
     Raises:
-        RequestError: the tokens choose no experts.
+        RequestError: tokens do not choose experts.
     """
     _choices("gshard", routing)
     if choices == "first":
@@ -119,15 +119,15 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
 @register_loss("global_batch", family="balance", source="arXiv 2501.11873")
 @in_parts(passes=1)
 def global_batch(routing: Routing, batch: Batch) -> Tensor:
-    """`gshard` over all choices, whose counts are summed over the processes of a training.
+    """`gshard` over all choices, with counts summed over the processes of a training run.
 
     E/(k T) · Σ_e n_e · (mean gate of e), with n_e the choices of expert e and T the tokens of all
-    processes, k the mean choices of a token, and the mean over this process's tokens: the mean of
-    the processes' losses is that of the joined batch. An image may be one-sided where the batch is
-    not. Over micro-batches n_e is the mean of their counts so far, as in Megatron.
+    processes, k the mean choices per token, and the mean gate over this process's tokens: the mean
+    of the processes' losses is that of the joined batch. An image may be unbalanced as long as the
+    batch is not. Over micro-batches n_e is the mean of their counts so far, as in Megatron.
 
     Raises:
-        RequestError: the tokens choose no experts.
+        RequestError: tokens do not choose experts.
     """
     _choices("global_batch", routing)
     counts = batch.so_far(routing.demand().sum(0).to(routing.gates.dtype))
@@ -139,12 +139,12 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("sequence_balance", family="balance", source="arXiv 2412.19437")
 @in_parts(passes=1)
 def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
-    """`gshard` over all choices of each image by itself, mean over the images (DeepSeek-V3).
+    """`gshard` over all choices of each image separately, averaged over the images (DeepSeek-V3).
 
-    The gates are the scores over their sum, whether softmax or sigmoid.
+    The gates are the normalised scores, whether softmax or sigmoid.
 
     Raises:
-        RequestError: the tokens choose no experts.
+        RequestError: tokens do not choose experts.
     """
     _choices("sequence_balance", routing)
     images, experts = len(batch.labels), routing.num_experts
@@ -166,11 +166,11 @@ def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("router_similarity", family="specialization", source="arXiv 2503.16057")
 @in_parts(passes=2)
 def router_similarity(routing: Routing, batch: Batch) -> Tensor:
-    """Press down the gates that two experts share where the same tokens take both (Expert Race).
+    """Penalise the gates that two experts share if the same tokens take both (Expert Race).
 
     With P the softmax of the logits and D the 0/1 selection over the t tokens of the batch, P' =
-    PᵀP and M = DᵀD: (1/t) · Σ_ef W_ef P'_ef, where W is E·M over the sum of M's diagonal on it, and
-    (E² − E)·M over the sum of the rest beside it. W carries no gradient.
+    PᵀP and M = DᵀD: (1/t) · Σ_ef W_ef P'_ef, where on the diagonal W is E·M over the sum of M's
+    diagonal, and off it (E² − E)·M over the sum of the rest. W carries no gradient.
 
     Raises:
         RequestError: the routing was not made from logits, or every expert takes every token.
@@ -216,14 +216,14 @@ def z(routing: Routing, batch: Batch) -> Tensor:
 def sample_similarity(
     routing: Routing, batch: Batch, *, beta_same: float = 1.0, beta_different: float = 1.0
 ) -> Tensor:
-    """Like samples to the same expert, unlike ones to different experts (L_s).
+    """Send similar samples to the same expert and dissimilar ones to different experts (L_s).
 
-    With δ the distance of two inputs over the largest of the batch, and p(e|x) the gates of sample
+    With δ the distance of two inputs over the largest in the batch, and p(e|x) the gates of sample
     x: (1/B²) · [ β_s/E · Σ_{x,x'} Σ_e p(e|x) p(e|x') δ − β_d/(E² − E) · Σ_{x,x'} Σ_{e≠e'} p(e|x)
     p(e'|x') δ ]. A sample is an image: its p is the mean over its tokens.
 
-    Cost: a distance for each pair of the batch. The authors' code divides the second part alone by
-    B², so its β_s is B² times as much here.
+    Cost: one distance per pair in the batch. The authors' code divides only the second part by B²,
+    so their β_s has to be B² times as large here.
     """
     samples = len(batch.labels)
     gates = _image_means(routing, routing.gates, samples)
@@ -238,7 +238,7 @@ def sample_similarity(
 
 
 def _choosing_gates(routing: Routing) -> Tensor:
-    """Return (g, t, E): the gates by which the tokens chose, noise included."""
+    """Return the gates by which the tokens chose, noise included: (g, t, E)."""
     return routing.gates if routing.noisy_gates is None else routing.noisy_gates
 
 
@@ -251,7 +251,7 @@ def _token_mean(routing: Routing, batch: Batch, values: Tensor) -> Tensor:
 
 
 def _image_means(routing: Routing, gates: Tensor, images: int) -> Tensor:
-    """Return (images, E): the gates of each image, mean over its tokens."""
+    """Return the gates of each image, averaged over its tokens: (images, E)."""
     gates = gates.reshape(images, -1, routing.num_experts)
     if routing.mask is None:
         return gates.mean(1)
@@ -260,12 +260,12 @@ def _image_means(routing: Routing, gates: Tensor, images: int) -> Tensor:
 
 
 def _squared_variation(values: Tensor) -> Tensor:
-    """Compute the variance over the squared mean of (E,) values."""
+    """Return the variance of (E,) values divided by their squared mean."""
     return values.var(correction=0) / values.mean().square()
 
 
 def _choices(loss: str, routing: Routing) -> int:
-    """Return k; a `RequestError` where the tokens choose no experts."""
+    """Return k; raise a `RequestError` if tokens do not choose experts."""
     if routing.choices is None:
         raise RequestError(
             f"loss {loss!r} has no meaning for {_kind(routing)}, whose tokens choose no experts: "

@@ -11,47 +11,47 @@ from routers.router import OwnGate, register_router
 from routers.routing import GroupChoiceRouting, Routing
 
 ITERATIONS = 20
-"""Most iterations of k-means."""
+"""Maximum number of k-means iterations."""
 STILL = 1e-4
-"""Largest move of a coordinate of a centre after which k-means has converged."""
+"""Largest change of any coordinate of a centre at which k-means counts as converged."""
 START = 1e-3
-"""Largest distance of a coordinate of the first centres from the mean context."""
+"""Largest offset of any coordinate of the first centres from the mean context."""
 JITTER = 1e-4
-"""Deviation of the noise on the contexts that the gate is fitted to."""
+"""Standard deviation of the noise on the contexts to which the gate is fitted."""
 
 
 @register_router("mixer", family="token_choice", display="MixER", source="arXiv 2502.05335")
 class MixER(OwnGate):
-    """Each image takes one expert; k-means and least squares fit the gate, not a gradient (MixER).
+    """Each image takes one expert; k-means and least squares, not gradients, fit the gate (MixER).
 
-    The paper's environment is an image here, and its context c the image's mean token, without a
-    gradient. Logits are Wᵀ[c; 1]; the expert of the highest runs, and its output has no weight.
-    Every `update_gate_every` steps, after the optimiser, each expert is tried on `images` of the
-    batch: all tokens of the layer go to it, in eval mode, and the loss of each image is taken. The
-    contexts are clustered by k-means (mean absolute distance, centres the means, at most 20
-    iterations, from the last centres). Cluster after cluster takes the free expert of the lowest
-    median loss, and W is the least-squares fit of [c + noise; 1] to these experts, one-hot. An
-    empty cluster, or no convergence, leaves W as it is and forgets the centres.
+    The paper's environment is an image here, and its context c is the image's mean token, without
+    gradient. Logits are Wᵀ[c; 1]; the expert with the highest one runs, and its output is not
+    weighted. Every `update_gate_every` steps, after the optimiser step, each expert is tried on
+    `images` images of the batch: all tokens of the layer go to it, in eval mode, and the loss of
+    each image is taken. The contexts are clustered by k-means (mean absolute distance, centres are
+    means, at most 20 iterations, from the last centres). One by one, clusters take the free expert
+    with the lowest median loss, and W is the least-squares fit of [c + noise; 1] to these experts,
+    one-hot. If a cluster is empty or k-means does not converge, W stays and centres are forgotten.
 
-    What is unlike the paper: its contexts are learned, one an environment, and images have none;
-    so the first centres lie around the mean context, where its own lie around 0. Its experts start
-    alike; here they start as those of any router. Experts of equal logits are added up there; here
-    the first is taken. It updates each step; here each tenth, for the cost.
+    Differences from the paper: its contexts are learned, one per environment, and images have none;
+    so the first centres lie around the mean context here, around 0 there. Its experts start
+    identical; here they start like those of any router. It adds up experts with equal logits; here
+    the first is taken. It updates at every step; here at every tenth, to save cost.
 
-    Cost: E forward passes of the model on `images` images for each layer at each update. Training
-    FLOPs count them, spread over the steps, and leave out k-means and least squares. Known limits:
-    groups must be images; with fewer images than d + 1 the gate fits all of them exactly, with
-    fewer than E none; experts need weights of their own (mlp, linear).
+    Cost: E forward passes of the model on `images` images per layer and update. Training FLOPs
+    count them, spread over the steps, but leave out k-means and least squares. Known limits: groups
+    must be images; with fewer than d + 1 images the gate fits all of them exactly, with fewer than
+    E none; experts need weights of their own (mlp, linear).
 
     Attributes:
         centres: (E, d), of the last clusters.
-        known: (), bool, whether there are such.
-        tries, fits: (), long, updates that were tried, and those that changed W.
-        seed: (), long, of the first centres and of the noise.
+        known: () bool, whether there are any.
+        tries, fits: () long, updates that were tried, and those that changed W.
+        seed: () long, of the first centres and of the noise.
     """
 
     update_gate_every: int = hyper(10, "Steps from one update of the gate to the next.", ge=1)
-    images: int = hyper(256, "Images of the batch that an update tries experts on.", ge=1)
+    images: int = hyper(256, "Images of the batch on which an update tries the experts.", ge=1)
 
     centres: Tensor
     known: Tensor
@@ -72,7 +72,7 @@ class MixER(OwnGate):
         return ExpertTrials(self.update_gate_every, self.images)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        """Compute the logits of each image, alike for all its tokens: (g, t, d) -> (g, t, E)."""
+        """Compute one set of logits for all tokens of an image: (g, t, d) -> (g, t, E)."""
         logits: Tensor = self.gate(tokens.detach().mean(1, keepdim=True))
         return logits.expand(*tokens.shape[:2], self.num_experts)
 
@@ -84,7 +84,7 @@ class MixER(OwnGate):
     def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
         routing = super().forward(tokens, context)
         if self.training:
-            # Each row is an image; `complete` sees those of as many real tokens at once.
+            # Each row is an image here; `complete` sees only those of equally many real tokens.
             contexts = mean_tokens(tokens.detach().to(self.centres.dtype), routing.mask)
             routing.statistics["contexts"] = contexts
         return routing
@@ -95,7 +95,7 @@ class MixER(OwnGate):
             return
         losses = stats["expert_losses"].double().cpu()
         contexts = stats["contexts"][: len(losses)].double().cpu()
-        real = ~contexts.isnan().any(1)  # an image without real tokens counts nowhere
+        real = ~contexts.isnan().any(1)  # leaves out images without real tokens
         losses, contexts = losses[real], contexts[real]
         if not len(contexts):
             return
@@ -113,14 +113,14 @@ class MixER(OwnGate):
         expert = best_free_experts(losses, clusters)[clusters]
         noise = JITTER * torch.randn(contexts.shape, generator=drawn, dtype=torch.double)
         fitted = fit_gate(contexts + noise, expert, self.num_experts)
-        assert isinstance(self.gate, nn.Linear)  # as it was built
+        assert isinstance(self.gate, nn.Linear)  # see `build_gate`
         self.gate.weight.copy_(fitted[:-1].T)
         self.gate.bias.copy_(fitted[-1])
         self.fits += 1
 
 
 def mean_tokens(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of each image's real tokens: (g, t, …) -> (g, d), NaN where it has none."""
+    """Return the mean of each image's real tokens: (g, t, …) -> (g, d), NaN if it has none."""
     flat = tokens.flatten(2)
     if mask is None:
         return flat.mean(1)
@@ -136,8 +136,8 @@ def k_means(points: Tensor, centres: Tensor) -> tuple[Tensor | None, Tensor]:
         centres: (E, d), to start from.
 
     Returns:
-        (n,) long, the cluster of each point, and (E, d), the centres. No clusters where one has no
-        point, or the centres still move after 20 iterations.
+        (n,) long, the cluster of each point, and (E, d), the centres. The clusters are None if one
+        is empty or the centres still move after 20 iterations.
     """
     for _ in range(ITERATIONS):
         distances = (points.unsqueeze(1) - centres).abs().mean(-1)
@@ -153,10 +153,10 @@ def k_means(points: Tensor, centres: Tensor) -> tuple[Tensor | None, Tensor]:
 
 
 def best_free_experts(losses: Tensor, clusters: Tensor) -> Tensor:
-    """Give each cluster, in order, the free expert of the lowest median loss on it.
+    """Give each cluster, in order, the free expert with the lowest median loss on it.
 
     Args:
-        losses: (n, E), of each expert on each point.
+        losses: (n, E), the loss of each expert on each point.
         clusters: (n,) long, each of 0 to E − 1 at least once.
 
     Returns:
@@ -171,7 +171,7 @@ def best_free_experts(losses: Tensor, clusters: Tensor) -> Tensor:
 
 
 def fit_gate(contexts: Tensor, experts: Tensor, num_experts: int) -> Tensor:
-    """Fit [c; 1] to each context's expert, one-hot, by least squares of the smallest norm.
+    """Fit [c; 1] to each context's expert, one-hot, by minimum-norm least squares.
 
     Args:
         contexts: (n, d).

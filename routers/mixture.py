@@ -1,4 +1,4 @@
-"""Routers that let every expert see every token, and weigh what they return."""
+"""Routers that let every expert see every token, and weight the experts' outputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
 
 
 class WeighedMixture(Unlimited):
-    """Mixtures weighted by the softmax of the logits."""
+    """Base class of mixtures weighted by the softmax of the logits."""
 
     ignores_groups = True
     weighed_top_k: int | None = hyper(
-        None, "Experts that each token weighs; none weighs all.", ge=1
+        None, "Experts with a weight above 0, per token; None for all.", ge=1
     )
 
     def set_hyper(self, options: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ class WeighedMixture(Unlimited):
         return self.weigh(logits)
 
     def weigh(self, logits: Tensor) -> Routing:
-        """Mix every expert on every token, or the best experts alone."""
+        """Return a mixture of all experts, or of each token's best experts only."""
         gates = expert_softmax(logits)
         if self.weighed_top_k is None:
             return MixtureRouting(gates)
@@ -58,16 +58,16 @@ class WeighedMixture(Unlimited):
 class SoftmaxMixture(WeighedMixture):
     """The classic mixture: all experts run on each token, weighted by the softmax gates.
 
-    Nothing is dropped and nothing discrete is chosen. With `weighed_top_k` the weights of all but
-    a token's k best experts are 0, though all of them run. With `eval_top_k` only the k best run
-    once training is over, their weights made to sum to 1, as after the distillation of an
+    Nothing is dropped and no choice is discrete. With `weighed_top_k` the weights of all but a
+    token's k best experts are 0, though all of them run. With `eval_top_k` only the k best run
+    outside training, with weights renormalised to sum to 1, as after the distillation of an
     attentive gate.
 
     Cost: E experts on every token. Known limit: that cost, unless the experts are factorised.
     """
 
     eval_top_k: int | None = hyper(
-        None, "Experts that run for each token outside training; none runs all.", ge=1
+        None, "Experts that run for each token outside training; None for all.", ge=1
     )
 
     def allocate(self, logits: Tensor) -> Routing:
@@ -83,12 +83,12 @@ class SoftmaxMixture(WeighedMixture):
 class AttentiveMixture(WeighedMixture):
     """A mixture whose gate attends to the experts' hidden activations.
 
-    gates = softmax((W_q h_gate) · (W_k h_e) / √h): an expert is weighed by what it makes of the
-    token. Dense, or `weighed_top_k` of it; every expert runs either way.
+    gates = softmax((W_q h_gate) · (W_k h_e) / √h): an expert is weighted by its own activations on
+    the token. Dense, or restricted to `weighed_top_k` experts; every expert runs either way.
 
-    Cost: E experts on every token, in training and after it; distilled into a plain gate
+    Cost: E experts on every token, in training and after it; once distilled into a plain gate
     (`transform: distill` in a part of a preset) only the chosen ones run. Known limit: experts
-    must have hidden activations: `mlp` and `classifier` do.
+    must have hidden activations, as `mlp` and `classifier` do.
     """
 
     affinity: str = hyper("attentive", "How tokens become logits; attentive reads the experts.")
@@ -98,21 +98,21 @@ class AttentiveMixture(WeighedMixture):
 class MuMoE(Unlimited):
     """The gate of μMoE: normalised logits, a sparse softmax, one or two levels of expert modes.
 
-    a = entmax-1.5 (1905.05702) or softmax of batch- or layer-normalised logits, for each level by
-    itself; the weights are the levels' outer product, which factorised experts (`cp`, `tr`) never
-    form. The gate's output weights start at 0: all experts alike. A logit that the affinity masks
-    by −∞ counts as 0 in the normalisation, and is −∞ after it.
+    a = entmax-1.5 (1905.05702) or softmax of batch- or layer-normalised logits, separately for each
+    level; the weights are the levels' outer product, which factorised experts (`cp`, `tr`) never
+    form. The gate's output weights start at 0, so all experts start equal. A logit that the
+    affinity masks with −∞ counts as 0 in the normalisation, and is −∞ after it.
 
     Cost: a d × ΣE product, and a sort of the logits for entmax. Known limit: with
-    `normalization = batch` a token's weights depend on the batch in training.
+    `normalization = batch`, a token's weights depend on the batch in training.
     """
 
     ignores_groups = True
     activation: Literal["entmax15", "softmax"] = hyper(
-        "entmax15", "From logits to weights; entmax15 gives exact zeros."
+        "entmax15", "Function from logits to weights; entmax15 gives exact zeros."
     )
     normalization: Literal["batch", "layer"] = hyper(
-        "batch", "Of the logits, without parameters: over the batch, or over a token's experts."
+        "batch", "Parameter-free, of the logits: over the batch, or over a token's experts."
     )
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
     batch_norm: nn.Module
@@ -151,17 +151,17 @@ class MuMoE(Unlimited):
 
 
 def sparse_softmax(logits: Tensor) -> Tensor:
-    """Compute entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
-    # 2 below the highest logit the weight is 0, whatever the others are.
+    """Compute entmax-1.5 over the last axis; −∞ gives 0, where the library's gives NaN."""
+    # At 2 below the highest logit the weight is 0, whatever the others are.
     below = (logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-4)
     if not readable(below):
-        below = below.nan_to_num()  # of NaN entmax makes an index that ends a GPU's process
+        below = below.nan_to_num()  # NaN gives entmax an index that crashes a GPU's process
     weights: Tensor = Entmax15.apply(below)
     return weights
 
 
 class Entmax15(torch.autograd.Function):
-    """The library's entmax-1.5 over the last axis, in a form that torch's compiler can trace."""
+    """The entmax library's entmax-1.5 over the last axis, traceable by torch's compiler."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

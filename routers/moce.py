@@ -1,4 +1,4 @@
-"""One choice of experts for each image, among experts of unlike size (MoCE-IR)."""
+"""One choice of experts per image, among experts of different sizes (MoCE-IR)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from routers.routing import Routing, TokenChoiceRouting
 
 @register_router("moce_ir", family="token_choice", display="MoCE-IR", source="arXiv 2411.18466")
 class MoCEIR(Unlimited):
-    """All tokens of an image take the k experts of the image's highest noisy gates (MoCE-IR).
+    """All tokens of an image take the k experts with the image's highest noisy gates (MoCE-IR).
 
-    The logits are xW of the mean token, without bias; in training each image draws noise of its
-    own. The weights are the chosen gates of the noisy logits, not divided by their sum. Nothing is
-    dropped. The loss `complexity` moves images to experts of few parameters, and the experts
-    `growing` have such. The authors add to the mean token an embedding of the frequencies of a
-    damaged image's deepest features, left out here; their code also draws noise in evaluation,
+    The logits are xW of the mean token, without bias; in training each image draws its own noise.
+    The weights are the chosen gates of the noisy logits, not divided by their sum. Nothing is
+    dropped. The loss `complexity` moves images to experts with few parameters, which the experts
+    `growing` include. The authors add an embedding of the frequencies of a damaged image's deepest
+    features to the mean token, which is left out here; their code also draws noise in evaluation,
     where this router draws none.
 
-    Cost: one d × E product an image. Known limit: experts that run on slots (such as `mlp`) have as
-    many as the image has tokens, so each of them costs a dense MLP; `growing` run on their own
-    images alone.
+    Cost: one d × E product per image. Known limit: experts that run on slots (such as `mlp`) have
+    as many slots as the image has tokens, so each of them costs a dense MLP; `growing` experts run
+    on their own images only.
     """
 
     affinity: ClassVar[str] = "linear"  # type: ignore[misc]
@@ -35,13 +35,13 @@ class MoCEIR(Unlimited):
     top_k: int = hyper(1, "Experts that each image chooses.", ge=1)
     noise_std: float = hyper(
         1.0,
-        "Deviation of Gaussian noise on the logits in training, times the number of experts.",
+        "Standard deviation of Gaussian noise on the logits in training, times E.",
         ge=0,
         tune=Range(0.0, 2.0),
     )
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        """Compute the logits of each image, alike for all its tokens: (g, t, d) -> (g, t, E)."""
+        """Compute one set of logits for all tokens of an image: (g, t, d) -> (g, t, E)."""
         logits: Tensor = self.gate(tokens.mean(1, keepdim=True), context)
         return logits.expand(*tokens.shape[:2], self.num_experts)
 

@@ -1,4 +1,4 @@
-"""Token choice among experts of unlike cost, with gating residuals (MoE++)."""
+"""Token choice among experts of different cost, with gating residuals (MoE++)."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from routers.routing import Routing, TokenChoiceRouting
 class MoEPlusPlus(Router):
     """Each token takes two experts, some of which cost nothing; layers pass logits on (MoE++).
 
-    To a layer's logits is added a learned linear map of the full logits of the MoE layer before.
-    The two highest gates are taken, a zero expert's weight is set to 0, and both are divided by
-    their sum. With τ below 1 MLP experts have room for fewer tokens than those that cost nothing:
-    γτT / (τN + M) and γT / (τN + M), with N MLPs, M others and T = 2t choices. The loss β Σ_e η_e
-    f_e P_e, η = 1 for MLPs and τ for others, weighs the share of tokens that chose expert e, f,
-    with its mean gate, P, so that a smaller τ sends more tokens to the cheap experts.
+    A learned linear map of the previous MoE layer's full logits is added to a layer's logits. The
+    two highest gates are taken, a zero expert's weight is set to 0, and both are divided by their
+    sum. With τ below 1, MLP experts have room for fewer tokens than those that cost nothing:
+    γτT / (τN + M) and γT / (τN + M), with N MLPs, M others and T = 2t choices. The loss is
+    β Σ_e η_e f_e P_e, with η = 1 for MLPs and τ for others, f the share of tokens that chose expert
+    e and P its mean gate, so a smaller τ sends more tokens to the cheap experts.
 
-    It reads from the layer which experts are MLPs; with experts of one kind all are. The paper's
-    released code has neither loss nor capacity, and doubles the experts' input. Cost: E² besides
-    that of `softmax_token_choice`. Known limit: where a token takes the zero expert, the other's
-    weight is 1 and its gate gets no gradient.
+    The layer says which experts are MLPs; with experts of one kind all are. The paper's released
+    code has neither loss nor capacity, and doubles the experts' input. Cost: that of
+    `softmax_token_choice` plus E² per token. Known limit: if a token takes the zero expert, the
+    other's weight is 1 and its gate gets no gradient.
 
     Attributes:
         residual: (E, E), the map of the previous logits; unused in the first MoE layer.
     """
 
-    prunable = False  # the map between layers reads every expert of the layer before
+    prunable = False  # the map between layers reads every expert of the previous layer
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     capacity_factor: float | None = hyper(
-        1.1, "Slots of all experts over the tokens' choices, γ; none drops nothing.", gt=0
+        1.1, "Total slots over the tokens' choices, γ; None drops nothing.", gt=0
     )
     tau: float = hyper(
         0.75,
-        "Share of the MLPs in tokens, over that of the others, τ.",
+        "Share of tokens for an MLP over that for another expert, τ.",
         gt=0,
         le=1,
         tune=Range(0.1, 1.0),
@@ -53,8 +53,8 @@ class MoEPlusPlus(Router):
     loss_weight: float = hyper(
         0.01, "Weight of the balance loss, β.", ge=0, tune=Range(1e-3, 0.1, log=True)
     )
-    mixtral_gating: bool = hyper(False, "Weigh by a softmax over the two, the zero expert too.")
-    logits_norm: bool = hyper(False, "Divide each token's logits by their deviation first.")
+    mixtral_gating: bool = hyper(False, "Weight by a softmax over the two, zero experts too.")
+    logits_norm: bool = hyper(False, "First divide each token's logits by their deviation.")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -17,7 +17,7 @@ from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
 
 class EvenTopK(TokenChoice):
-    """The base of nulls: the k experts of the highest logits, each with weight and gate 1/k."""
+    """Base class of nulls: the k experts with the highest logits, each with weight and gate 1/k."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
     affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
@@ -37,11 +37,11 @@ class EvenTopK(TokenChoice):
 
 @register_router("random", family="null", display="Random", source="null")
 class RandomRouter(EvenTopK):
-    """k experts uniformly at random, drawn again for every token at each training step.
+    """k experts drawn uniformly at random for every token, again at each training step.
 
-    In eval mode the draw is a hash of the token's own bits and a seed: repeatable, and the same
-    whatever else is in the batch.
-    What a router gains over this one is what its choices are worth.
+    In eval mode the draw is a hash of the token's own bits and a seed: repeatable, and independent
+    of the rest of the batch.
+    A router's gain over this one is what its choices are worth.
     """
 
     odd: Tensor
@@ -63,7 +63,7 @@ class RandomRouter(EvenTopK):
 class HashRouter(EvenTopK):
     """k experts fixed by the token's position in its group, balanced over positions.
 
-    An adaptation of hash layers, which hash the token's content: patches have no vocabulary.
+    Adapted from hash layers, which hash the token's content: patches have no vocabulary.
     """
 
     prunable = False
@@ -75,16 +75,16 @@ class HashRouter(EvenTopK):
         return super().build_gate()
 
     def permuted(self, length: int) -> Tensor:
-        """Draw the order of this many positions, (length,) long."""
+        """Draw a random order of that many positions, (length,) long."""
         return torch.randperm(length, generator=torch.Generator().manual_seed(self.seed))
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
-        known = length == len(self.order)  # groups of another length are copied to the device
+        known = length == len(self.order)  # the order of another length is copied to the device
         order = self.order if known else self.permuted(length).to(tokens.device)
         first = (order % self.num_experts).unsqueeze(-1)
         expert = torch.arange(self.num_experts, device=tokens.device)
-        # 0 for the position's expert, -1 for the next one round, …
+        # 0 for the position's expert, -1 for the next, cyclically, …
         logits = -((expert - first) % self.num_experts).to(tokens.dtype)
         return logits.expand(groups, length, self.num_experts)
 
@@ -93,7 +93,7 @@ class HashRouter(EvenTopK):
 class FrozenRouter(SoftmaxTokenChoice):
     """A softmax token-choice router whose gate keeps its initial weights.
 
-    The experts learn, the routing does not: what a router gains over this one is what learning
+    The experts learn but the routing does not, so a router's gain over this one is what learning
     to route is worth.
     """
 
@@ -108,9 +108,9 @@ def odd_numbers(count: int, seed: int) -> Tensor:
 
 
 def drawn_from_bits(tokens: Tensor, outputs: int, odd: Tensor) -> Tensor:
-    """Hash each token's float32 bits by factors (d,) to n in [-1, 1]: (g, t, d) -> (g, t, n)."""
+    """Hash each token's float32 bits by (d,) factors to n in [-1, 1]: (g, t, d) -> (g, t, n)."""
     bits = tokens.float().contiguous().view(torch.int32).long()
-    # Integers wrap round, so the sum is exact in any order and on any device.
+    # Integers wrap around, so the sum is exact in any order and on any device.
     key = (bits * odd).sum(-1, keepdim=True)
     mixed = key + torch.arange(1, outputs + 1, device=bits.device) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
@@ -120,11 +120,11 @@ def drawn_from_bits(tokens: Tensor, outputs: int, odd: Tensor) -> Tensor:
 
 @register_router("forced", family="null", display="Forced", source="null")
 class ForcedRouter(EvenTopK):
-    """k experts in turn, whatever the tokens are: even loads, or a given factor on one expert.
+    """k experts in turn, whatever the tokens are: even loads, or a set overload of one expert.
 
-    With `skew` = 1 token i takes the experts i·k, i·k + 1, …, modulo E. With more, expert 0 is
-    taken by `skew` times its even share of the tokens, and the others share the rest. For testing
-    what uneven loads cost, in time and in dropped tokens.
+    With `skew` = 1, token i takes the experts i·k, i·k + 1, …, modulo E. With a larger `skew`,
+    expert 0 gets `skew` times its even share of the tokens, and the others share the rest. For
+    testing what uneven loads cost, in time and in dropped tokens.
     """
 
     prunable = False
@@ -146,10 +146,10 @@ class ForcedRouter(EvenTopK):
 def forced_experts(
     tokens: int, experts: int, k: int, skew: float, device: torch.device | None = None
 ) -> Tensor:
-    """Return (t, k) long: the experts of each token, in turn, expert 0 `skew` times as often.
+    """Return the experts of each token, (t, k) long, in turn, but expert 0 `skew` times as often.
 
     Raises:
-        RequestError: that many tokens do not exist, or the other experts are fewer than k.
+        RequestError: there are not that many tokens, or the other experts are fewer than k.
     """
     if skew == 1:
         return torch.arange(tokens * k, device=device).view(tokens, k) % experts
@@ -159,7 +159,7 @@ def forced_experts(
             f"skew = {skew:g} with top_k = {k} asks for {wanted} of {tokens} tokens at one of "
             f"{experts} experts; the largest skew is {experts / k if experts > k else 1:g}"
         )
-    # Evenly spread over the sequence: the tokens at which the running count goes up.
+    # Spread evenly over the sequence: expert 0 takes the tokens at which the running count rises.
     count = torch.arange(1, tokens + 1, device=device) * wanted // max(tokens, 1)
     taken = count.diff(prepend=count.new_zeros(1)) > 0
     turn = torch.arange(tokens * k, device=device).view(tokens, k)

@@ -1,4 +1,4 @@
-"""A batch that comes in parts, as micro-batches or to several processes: its losses over all."""
+"""Losses over a whole batch that is split into micro-batches or over several processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 
 
 def in_parts(passes: int) -> Callable[[Loss], Loss]:
-    """Declare that a loss does not depend on how a batch is cut.
+    """Declare that a loss does not depend on how a batch is split.
 
     Args:
-        passes: 1 for a mean over tokens or images, and a loss that defines what it does with
-            parts; 2 for a function of sums, for which it asks `Batch.whole`.
+        passes: 1 for a mean over tokens or images, or a loss that defines how it handles parts;
+            2 for a function of sums, which it gets from `Batch.whole`.
     """
 
     def declare(loss: Loss) -> Loss:
@@ -29,17 +29,17 @@ def in_parts(passes: int) -> Callable[[Loss], Loss]:
 
 
 def passes_of(loss: Any) -> int:
-    """Return the passes over the parts that a loss needs; 0 where it needs the batch uncut."""
+    """Return how many passes over the parts a loss needs; 0 if it needs the batch in one piece."""
     return getattr(loss, "passes", 0)
 
 
 class Parts:
     """The parts of a batch, one after the other; a first pass over them adds up their sums.
 
-    Losses ask in the same order in each part, which is how their sums are known again.
+    Losses ask for their sums in the same order in each part, which identifies the sums.
 
     Args:
-        over_ranks: sums a tensor over the processes that have the other parts of the batch, each of
+        over_ranks: sums a tensor over the processes that hold the other parts of the batch, each of
             which asks for the same sums.
     """
 
@@ -56,7 +56,7 @@ class Parts:
         self._summed = self._counted = 0
 
     def end_first_pass(self) -> None:
-        """Make the sums those over the parts of all processes."""
+        """Add up the sums over the parts of all processes."""
         self._sums = {index: self._over_ranks(own) for index, own in self._sums.items()}
 
     def whole(self, own: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ class Parts:
         if self._adding:
             self._sums[index] = self._sums.get(index, 0) + own.detach()
             return own
-        # The loss is weighed by this part's share of the images, and its gradient must not be.
+        # The loss is weighted by this part's share of the images, but its gradient must not be.
         return self._sums[index] + (own - own.detach()) / self._share
 
     def so_far(self, own: Tensor) -> Tensor:
-        """Return the mean over the parts of the last pass so far; see `Batch.so_far`."""
+        """Return the mean over the parts so far, in the last pass; see `Batch.so_far`."""
         if self._adding:
             return own
         index, self._counted = self._counted, self._counted + 1
@@ -80,13 +80,13 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The inputs of a loss besides the routing: (batch, …) float, and (batch,) long their classes.
+    """Inputs of a loss besides the routing: (batch, …) float inputs and (batch,) long labels.
 
     Attributes:
-        parts: where these are a part of a larger batch; None where they are all of it.
+        parts: the parts of the larger batch that these belong to; None if they are all of it.
 
     Raises:
-        RequestError: there are no inputs, over which no loss has a mean.
+        RequestError: there are no inputs, so no loss has a mean.
     """
 
     inputs: Tensor
@@ -98,17 +98,17 @@ class Batch:
             raise RequestError("a loss is a mean over the images of a batch, and this one has none")
 
     def whole(self, own: Tensor) -> Tensor:
-        """Return a sum over tokens as that over the whole batch, of which this may be a part.
+        """Turn a sum over the tokens of this part into the sum over the whole batch.
 
-        Its value is the batch's, its gradient reaches this part, so that the gradients of all
-        parts add up to that of the batch uncut.
+        Its value is that of the whole batch, but its gradient reaches this part only, so that the
+        gradients of all parts add up to that of the unsplit batch.
         """
         return own if self.parts is None else self.parts.whole(own)
 
     def so_far(self, own: Tensor) -> Tensor:
-        """Return the mean of this part's counts and those of the parts before it, no gradient.
+        """Return the mean of this part's counts and those of the parts before it, without gradient.
 
-        It is summed over the processes of a training.
+        It is summed over the processes of a training run.
         """
         return own if self.parts is None else self.parts.so_far(own)
 

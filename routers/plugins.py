@@ -1,9 +1,9 @@
 """Components from outside this repository: a user's file, or an installed package's entry point.
 
-A file is imported under a name of its own. What lies beside it can be imported as in a script: its
-folder is the last of `sys.path`, so that it shadows no library; or relatively, by `from . import`.
+A file is imported under a unique name. The modules next to it can be imported as in a script (its
+folder comes last in `sys.path`, so that it shadows no library) or relatively, by `from . import`.
 A plugin registers all or nothing: one that fails half-way leaves no component and no module
-behind, so it disturbs no other and may be loaded again once it is mended.
+behind, so it disturbs no other and can be loaded again once it is fixed.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from routers.registry import Registry
 
 GROUP = "moe_router_bench.routers"
 ELSEWHERE: list[Callable[[], Iterable[str]]] = []
-"""Each names the modules that have registered something in a registry of another library."""
+"""Functions that name the modules with something registered in another library's registry."""
 
 
 class PluginFailure(NamedTuple):
-    """An entry point that could not be loaded, and why, with its own line."""
+    """An entry point that could not be loaded, and why, with the line in its own code."""
 
     name: str
     message: str
@@ -44,8 +44,8 @@ def load_plugin(path: str | Path) -> ModuleType:
     Loading a file again returns the same module; a file that has changed since needs a new process.
 
     Raises:
-        RequestError: there is no such file, it cannot be imported (the message has its own line),
-            it registers nothing, or the name of a module beside it means another module here.
+        RequestError: there is no such file, it cannot be imported (the message shows the line), it
+            registers nothing, or the name of a module next to it already means another module.
     """
     file = Path(path).expanduser().resolve()
     _refuse_missing(path, file)
@@ -55,7 +55,7 @@ def load_plugin(path: str | Path) -> ModuleType:
 
 
 def _refuse_missing(path: str | Path, file: Path) -> None:
-    """Refuse a plugin that is no file, with what its folder holds."""
+    """Refuse a plugin that is not a file, naming similar files of its folder."""
     if file.is_file():
         return
     folder = file if file.is_dir() else file.parent
@@ -67,7 +67,7 @@ def _refuse_missing(path: str | Path, file: Path) -> None:
 
 
 def load_entry_points() -> list[PluginFailure]:
-    """Import every package that offers `moe_router_bench.routers`; returns those that failed."""
+    """Import every package that offers `moe_router_bench.routers`, and return the failures."""
     failures = []
     for point in entry_points(group=GROUP):
         what = f"entry point {point.name} = {point.value}"
@@ -79,9 +79,9 @@ def load_entry_points() -> list[PluginFailure]:
 
 
 def module_name(file: Path) -> str:
-    """Return the name that a file is imported under: of its own, and the same in every process.
+    """Return the name that a file is imported under, unique and the same in every process.
 
-    Its package, to which relative imports belong, is that of its folder.
+    Its package, which relative imports refer to, stands for its folder.
     """
     folder, own = (
         hashlib.sha256(str(path).encode()).hexdigest()[:12] for path in (file.parent, file)
@@ -105,7 +105,7 @@ def _import(file: Path) -> None:
     sys.modules[name] = module = module_from_spec(spec)
     if _file_of(file.stem) == file:  # it may be another plugin's helper
         sys.modules[file.stem] = module
-    # Bytecode of a file that is mended within a second may be that of before.
+    # If a file is edited within a second, its cached bytecode may be stale.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
@@ -114,7 +114,7 @@ def _import(file: Path) -> None:
 
 
 def _file_of(name: str) -> Path | None:
-    """Return the file that a top-level name means now."""
+    """Return the file that a top-level module name currently resolves to."""
     try:
         spec = find_spec(name) if name.isidentifier() else None
     except ValueError:  # a module without a specification, such as `__main__`
@@ -123,7 +123,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _refuse_other_helpers(plugin: Path) -> None:
-    """Refuse a plugin whose `import helper` would find another module than the helper beside it."""
+    """Refuse a plugin whose `import helper` would not find the helper next to it."""
     for name, helper in _helpers(plugin):
         if (other := _file_of(name)) != helper:
             raise RequestError(
@@ -133,7 +133,7 @@ def _refuse_other_helpers(plugin: Path) -> None:
 
 
 def _helpers(plugin: Path) -> Iterator[tuple[str, Path]]:
-    """Name and file of each module beside a plugin that it imports by a plain name, or they do."""
+    """Yield name and file of each module next to a plugin that it or they import by plain name."""
     waiting, seen = [plugin], {plugin}
     while waiting:
         for name in _imported(waiting.pop()) - sys.stdlib_module_names - {*PACKAGES}:
@@ -147,7 +147,7 @@ def _helpers(plugin: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imported(file: Path) -> set[str]:
-    """Return the top-level names that a file imports; none where it is no Python."""
+    """Return the top-level names that a file imports; none if it is not valid Python."""
     try:
         with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
             nodes = list(ast.walk(ast.parse(source.read())))
@@ -159,7 +159,7 @@ def _imported(file: Path) -> set[str]:
 
 
 def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
-    """Run `load`, which imports `module`, and undo what it did if it fails."""
+    """Run `load`, which imports `module`, and undo its effects if it fails."""
     modules, entries, path = set(sys.modules), _entries(), list(sys.path)
     failure: BaseException | None = None
     try:
@@ -183,7 +183,7 @@ def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
 
 
 class _Code:
-    """The code of a plugin: of its top-level package, and of the modules beside a user's file."""
+    """The code of a plugin: its top-level package, and the modules next to a user's file."""
 
     def __init__(self, module: str) -> None:
         self._package = module.partition(".")[0]
@@ -191,7 +191,7 @@ class _Code:
         self._folders = [Path(folder) for folder in path]
 
     def holds(self, name: str, file: object) -> bool:
-        """Tell whether the module of that name and file is the plugin's."""
+        """Tell whether the module of that name and file belongs to the plugin."""
         top = name.partition(".")[0]
         return top == self._package or any(
             Path(file).relative_to(folder).parts[0].removesuffix(".py") == top
@@ -205,8 +205,8 @@ def _entries() -> set[tuple[Registry, str]]:
 
 
 def _undo(own: set[str], modules: set[str], entries: set[tuple[Registry, str]]) -> None:
-    """Forget the plugin's new modules, and what the plugin registered since."""
-    # What a module outside the plugin registered meanwhile stays: it will not be imported again.
+    """Forget the plugin's new modules, and what the plugin has registered."""
+    # What a module outside the plugin has registered stays: it will not be imported again.
     others = set(sys.modules) - modules - own
     for registry, name in _entries() - entries:
         if registry.get(name).target.__module__ not in others:
@@ -216,7 +216,7 @@ def _undo(own: set[str], modules: set[str], entries: set[tuple[Registry, str]]) 
 
 
 def _own_line(error: BaseException, code: _Code) -> str:
-    """Say where the plugin's own code failed, and how: `file:line: source — error`."""
+    """Return where and how the plugin's own code failed: `file:line: source — error`."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         where = f"{error.filename}:{error.lineno}: {(error.text or '').strip()} — "
         return f"{where}{type(error).__name__}: {error.msg}"

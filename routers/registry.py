@@ -1,4 +1,4 @@
-"""One kind of registry for routers, experts, losses, affinities, suites and data sets."""
+"""The registry class for routers, experts, losses, affinities, suites and data sets."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Entry:
     Attributes:
         kind: "router", "experts", "loss", "affinity", "suite" or "dataset".
         family: the group that it is listed under.
-        display: its name as a paper prints it; the registered one where none is set.
-        source: where it was published, an arXiv id where there is one.
-        bibtex: a BibTeX entry by which to cite it.
+        display: its name as a paper prints it; by default the registered one.
+        source: where it was published, as an arXiv id if there is one.
+        bibtex: a BibTeX entry for citing it.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Entry:
         return hyper_infos(self.hyper_model)
 
     def validate(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return `options` with the defaults filled in; `RequestError` where one does not fit."""
+        """Return `options` with defaults filled in; raise `RequestError` if one is invalid."""
         return validated(self.hyper_model, f"{self.kind} {self.name!r}", options)
 
 
@@ -102,8 +102,8 @@ class Registry:
         """Return a decorator that registers a class or function under `name`.
 
         Raises:
-            RequestError: the name is taken, a hyper-parameter refuses its own default, or the class
-                lacks what its kind has to declare.
+            RequestError: the name is taken, a hyper-parameter rejects its own default, or the class
+                lacks a declaration that its kind requires.
         """
 
         def decorate(target: Target) -> Target:
@@ -124,7 +124,7 @@ class Registry:
         return decorate
 
     def get(self, name: str) -> Entry:
-        """Return the component of that name; `RequestError` with the nearest names otherwise."""
+        """Return the component of that name, or raise `RequestError` with the nearest names."""
         if name not in self._entries:
             raise RequestError(
                 f"no {self.kind} {self._is} named {name!r}{unknown(name, self._entries)}"
@@ -140,5 +140,5 @@ class Registry:
         return list(self._entries.values())
 
     def discard(self, name: str) -> None:
-        """Forget a component: what a plugin registered before it failed."""
+        """Remove a component, such as one that a plugin registered before it failed."""
         self._entries.pop(name, None)

@@ -1,4 +1,4 @@
-"""Routing by ReLU, whose sparsity an adaptive L1 loss sets (ReMoE)."""
+"""ReLU routing, whose sparsity is controlled by an adaptive L1 loss (ReMoE)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from routers.routing import Routing, TokenChoiceRouting
 class ReLURouter(Unlimited):
     """Each token takes every expert with a positive logit, which is its weight (ReMoE).
 
-    Continuous and differentiable where top-k jumps; a token may take no expert. In training the
-    loss λ · E / (k t²) · Σ_e n_e Σ_t C_te is added in each layer, with n_e the tokens that chose
-    expert e, so that busy experts are pressed harder. After each step λ is multiplied by `alpha`
-    where the model, mean over its layers, is less sparse than 1 − k/E, and divided by it where it
-    is sparser. λ starts at 1e-8. In evaluation there is neither loss nor update.
+    Continuous and differentiable where top-k jumps; a token may take no expert. In training each
+    layer adds the loss λ · E / (k t²) · Σ_e n_e Σ_t C_te, with n_e the number of tokens that chose
+    expert e, so busy experts are penalised more. After each step λ is multiplied by `alpha` if the
+    model, averaged over its layers, is less sparse than 1 − k/E, and divided by it if it is
+    sparser. λ starts at 1e-8. In evaluation there is neither loss nor update.
 
-    The gates are the softmax of the logits. Nothing is dropped: there is no capacity. Cost: at the
-    start half of all pairs are positive, so early steps run E / 2k times as many FLOPs as late
-    ones. Known limit: the sparsity is that of the training's end, not of each step.
+    The gates are the softmax of the logits. There is no capacity, so nothing is dropped. Cost: at
+    the start half of all pairs are positive, so early steps run E / 2k times as many FLOPs as late
+    ones. Known limit: the target sparsity holds at the end of training, not at every step.
 
     Attributes:
         strength: (), λ; the same in all layers of a model.
@@ -39,9 +39,9 @@ class ReLURouter(Unlimited):
     host_reads = RAGGED
     needs_sums = True
     strength: Tensor
-    target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)
+    target_top_k: float = hyper(1.0, "Mean number of experts per token that λ aims at.", gt=0)
     alpha: float = hyper(
-        1.2, "Factor by which λ goes up or down a step.", gt=1, tune=Range(1.05, 1.5, log=True)
+        1.2, "Factor by which λ changes per step.", gt=1, tune=Range(1.05, 1.5, log=True)
     )
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -81,7 +81,7 @@ class ReLURouter(Unlimited):
 
 
 def with_deviation(gate: nn.Module, std: float) -> nn.Module:
-    """Draw the output weights of an affinity again, from N(0, std²), as a paper's code does."""
+    """Redraw the output weights of an affinity from N(0, std²), as a paper's code does."""
     weight = gate.output() if isinstance(gate, Affinity) else None
     if weight is not None:
         nn.init.normal_(weight, std=std)

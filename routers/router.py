@@ -1,5 +1,4 @@
-"""A router: an affinity that turns tokens into logits, and an allocation that turns them into a
-routing.
+"""Routers: an affinity turns tokens into logits, and an allocation turns logits into a routing.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
 """
@@ -32,41 +31,41 @@ register_router = ROUTERS.register
 
 
 class Router(nn.Module, Prunable):
-    """The base of all routers: subclasses write `allocate`, and seldom anything else.
+    """Base class of all routers: subclasses define `allocate`, and seldom anything else.
 
     A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens
-    without a finite one, are refused before `allocate` sees them: see `routers.logits`.
+    without a finite logit, are refused before `allocate` sees them: see `routers.logits`.
 
     Args:
         dim, num_experts: d and E.
-        tokens: tokens in a group, for routers that have parameters for each slot.
-        site: what else it may need to know of the layer that it stands in.
+        tokens: tokens per group, for routers that have parameters for each slot.
+        site: what else the router may need to know about its layer.
 
     Raises:
-        RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
+        RequestError: an unknown hyper-parameter, or an invalid value.
     """
 
     spans_batch: ClassVar[bool] = False
-    """Whether all tokens of the batch are routed together, by the router's definition."""
+    """Whether the router, by definition, routes all tokens of the batch together."""
     ignores_groups: ClassVar[bool] = False
-    """Whether a token is routed alike whatever group it is in: by itself, or in the whole batch."""
+    """Whether a token is routed the same in any group, be it alone or in the whole batch."""
     host_reads: ClassVar[str] = ""
-    """Why a forward pass waits for a GPU to read values; empty where it does not."""
+    """Why a forward pass waits for a GPU to read values; empty if it does not."""
     needs_sums: ClassVar[bool] = False
-    """Whether `after_step` asks for sums over micro-batches, so that a batch may be cut."""
+    """Whether `after_step` asks for sums over micro-batches, so that a batch may be split."""
 
-    # Half of a router, and no strength of one: it is chosen or swept, and tuned by no default.
+    # The affinity is half of a router, not a setting of one: chosen or swept, not tuned by default.
     affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
     affinity_options: dict[str, Any] = hyper({}, "Hyper-parameters of the affinity.")
     capacity_factor: float | None = hyper(
-        1.0, "Slots of all experts over the choices that seek one; none sets no limit.", gt=0
+        1.0, "Total slots over the choices that seek one; None sets no limit.", gt=0
     )
     eval_capacity_factor: Annotated[float, Field(gt=0)] | Literal["same"] | None = hyper(
         "same", "The capacity factor outside training."
     )
     noise_std: float = hyper(
         0.0,
-        "Deviation of Gaussian noise on the logits in training, times the number of experts.",
+        "Standard deviation of Gaussian noise on the logits in training, times E.",
         ge=0,
         tune=Range(0.0, 2.0),
     )
@@ -96,11 +95,11 @@ class Router(nn.Module, Prunable):
             setattr(cls, name, refusing_non_finite(vars(cls)[name]))
 
     def build_gate(self) -> nn.Module:
-        """Build the affinity, a module from (g, t, d) and the context to logits."""
+        """Build the affinity, a module that maps (g, t, d) and the context to logits."""
         return self.build_affinity(self.num_experts)
 
     def build_affinity(self, outputs: int) -> nn.Module:
-        """Return the affinity that the hyper-parameters name, with this many logits a token."""
+        """Return the affinity that the hyper-parameters name, with this many logits per token."""
         target = AFFINITIES.get(self.affinity).target
         if outputs != self.num_experts and getattr(target, "per_expert", False):
             raise RequestError(
@@ -110,7 +109,7 @@ class Router(nn.Module, Prunable):
         return build_affinity(self.affinity, self.dim, outputs, self.site, **self.affinity_options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `model.bfloat16()` reaches every module; a router stays in float32, where it computes.
+        # `model.bfloat16()` reaches every module; a router stays in float32, as it computes there.
         def kept_wide(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             narrowed = moved.is_floating_point() and moved.dtype.itemsize < 4
@@ -119,15 +118,15 @@ class Router(nn.Module, Prunable):
         return super()._apply(kept_wide, recurse)
 
     def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
-        """Route a batch of groups, in float32 or better, also under autocast.
+        """Route a batch of groups, in float32 or better, even under autocast.
 
         Args:
             tokens: (g, t, d) float; tokens of another shape, (g, t, …), are flattened.
-            context: with a `mask` only the real tokens are routed, as groups of their own number.
+            context: with a `mask`, only the real tokens are routed, as groups of just those.
 
         Raises:
-            NonFiniteError: a token's logits are NaN or +∞, or all of them −∞. Where only a wait for
-                a GPU would tell, `refused` of the routing says so instead.
+            NonFiniteError: a token's logits are NaN or +∞, or all of them −∞. If finding out would
+                mean waiting for a GPU, the routing's `refused` says so instead.
             RequestError: the mask does not fit the tokens.
         """
         context = context or RouterContext()
@@ -158,7 +157,7 @@ class Router(nn.Module, Prunable):
             return self.complete(routing, tokens)
 
     def complete(self, routing: Routing, tokens: Tensor) -> Routing:
-        """Return the routing with what a router makes of the tokens themselves, (g, t, d)."""
+        """Return the routing, completed from the tokens themselves, (g, t, d)."""
         return routing
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
@@ -167,7 +166,7 @@ class Router(nn.Module, Prunable):
         return logits
 
     def modes(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits of each expert mode, in each of which a token needs a finite one."""
+        """Return the logits of each expert mode; a token needs a finite logit in each of them."""
         return (logits,)
 
     def allocate(self, logits: Tensor) -> Routing:
@@ -195,11 +194,11 @@ class Router(nn.Module, Prunable):
         return dataclasses.replace(routing, gates=clean, noisy_gates=routing.gates)
 
     def clean_gates(self, logits: Tensor) -> Tensor:
-        """Return (g, t, E): the gates of logits without noise."""
+        """Return the gates of logits without noise, (g, t, E)."""
         return self.allocate(logits).gates
 
     def logit_noise(self) -> float:
-        """Return the deviation of the noise on the logits: `noise_std` / E (2106.05974)."""
+        """Return the standard deviation of the logits' noise: `noise_std` / E (2106.05974)."""
         return self.noise_std / self.num_experts
 
     def draw_noise(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -207,7 +206,7 @@ class Router(nn.Module, Prunable):
         return torch.empty_like(logits).normal_(generator=generator)
 
     def capacity(self, logits: Tensor, k: int = 1) -> int | None:
-        """Return each expert's slots for (g, t, E) logits and k choices a token; None for no limit.
+        """Return each expert's slots for (g, t, E) logits, k choices per token; None for no limit.
 
         ceil(capacity_factor · t · k / E), never more than t.
         """
@@ -220,31 +219,31 @@ class Router(nn.Module, Prunable):
         return min(tokens, math.ceil(factor * tokens * k / experts - 1e-9))
 
     def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
-        """Return the router's own auxiliary loss, weighted, a scalar; None for none.
+        """Return the router's own auxiliary loss, a weighted scalar, or None if it has none.
 
-        By default `routing.loss`, a mean over tokens. One that is no such mean asks `batch.whole`
-        for its sums, so that it does not depend on how a batch is cut.
+        By default it is `routing.loss`, a mean over tokens. A loss that is no such mean gets its
+        sums from `batch.whole`, so that it does not depend on how a batch is split.
         """
         return routing.loss
 
     @property
     def trials(self) -> ExpertTrials | None:
-        """When `after_step` also gets `expert_losses`, (images, E): the loss by each expert."""
+        """When `after_step` also gets `expert_losses`, (images, E): the loss with each expert."""
         return None
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Update the gate after an optimiser step, for gates that are updated without a gradient.
 
-        What is kept from step to step belongs in buffers or parameters: a training that was
-        interrupted goes on from those. Gradients are recorded here: a parameter is changed
-        under `torch.no_grad()`.
+        State that lasts from step to step belongs in buffers or parameters: an interrupted training
+        run resumes from those. Gradients are recorded here, so parameters must be changed under
+        `torch.no_grad()`.
 
         Args:
-            stats: tensors (E,), int64, on the model's device, summed over all groups of the batch:
+            stats: int64 tensors, (E,), on the model's device, summed over all groups of the batch:
                 `load`, the tokens that each expert processed; `demand`, the tokens that sought it,
-                so that `demand - load` is the number that it dropped.
-                Besides these what `allocate` puts into `routing.statistics`, summed over the
-                micro-batches of the step.
+                so `demand - load` is the number that it dropped.
+                Also what `allocate` puts into `routing.statistics`, summed over the micro-batches
+                of the step.
         """
 
     def after_model_step(self, layers: Sequence[dict[str, Tensor]]) -> None:
@@ -260,14 +259,14 @@ class Router(nn.Module, Prunable):
 
 
 class Unlimited(Router):
-    """The base of routers that drop nothing: they have no capacity."""
+    """Base class of routers without a capacity, which drop nothing."""
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
 
 
 class OwnGate(Unlimited):
-    """The base of routers without capacity whose gate is a part of their definition."""
+    """Base class of routers without a capacity whose gate is part of their definition."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
     affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""One expert for each image, the mean of all experts' weights (SMEAR)."""
+"""One expert per image: the mean of all experts' weights (SMEAR)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from routers.routing import MergedRouting, Routing
 class Smear(OwnGate):
     """All tokens of an image run through one expert, the average of all experts' weights (SMEAR).
 
-    The shares are a softmax over the experts of the image's mean token, after a LayerNorm, times
-    the experts' vectors, after another. Everything is differentiable, nothing is dropped, and an
-    image costs one expert's FLOPs, plus those of averaging. In training a share is set to 0 with
-    probability `expert_dropout`, and the rest is divided by its sum.
+    The shares are a softmax over the experts of the image's mean token times the experts' vectors,
+    each after a LayerNorm. Everything is differentiable, nothing is dropped, and an image costs one
+    expert's FLOPs, plus those of averaging. In training a share is set to 0 with probability
+    `expert_dropout`, and the rest are divided by their sum.
 
-    Cost: E · (an expert's parameters) multiplications an image. Known limits: experts need weights
-    that can be averaged (mlp, linear); dispatch and combine tensors say what was averaged, and do
-    not give the output.
+    Cost: E · (parameters of an expert) multiplications per image. Known limits: experts need
+    weights that can be averaged (mlp, linear); the dispatch and combine tensors describe what was
+    averaged, but do not give the output.
     """
 
     expert_dropout: float = hyper(
-        0.1, "Probability to leave an expert out, for each image.", ge=0, lt=1, tune=Range(0, 0.3)
+        0.1, "Probability of leaving out an expert, per image.", ge=0, lt=1, tune=Range(0, 0.3)
     )
 
     def build_gate(self) -> nn.Module:
         return SmearGate(self.dim, self.num_experts)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        """Compute the logits of each image, alike for all its tokens: (g, t, d) -> (g, t, E)."""
+        """Compute one set of logits for all tokens of an image: (g, t, d) -> (g, t, E)."""
         logits: Tensor = self.gate(tokens.mean(1, keepdim=True))
         if self.training and self.expert_dropout > 0:
             drawn = torch.empty_like(logits).uniform_(generator=context.generator)

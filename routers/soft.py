@@ -19,24 +19,24 @@ from routers.routing import Routing, SoftRouting
 class SoftMoE(Router):
     """Each slot reads a softmax mixture of all tokens, each token one of all slots' outputs.
 
-    Nothing is dropped and nothing discrete is chosen, so every parameter gets a gradient from
-    every token. Cost: a d × E·s product and two (t, E·s) × d products, which grow with the
-    square of the tokens. Known limit: it has parameters for each slot, hence a fixed number of
-    slots, and no token is ever processed by itself.
+    Nothing is dropped and no choice is discrete, so every parameter gets a gradient from every
+    token. Cost: a d × E·s product and two (t, E·s) × d products, which grow with the square of the
+    number of tokens. Known limit: each slot has its own parameters, so the number of slots is
+    fixed, and no token is ever processed by itself.
     """
 
     affinity: str = hyper("soft", "How tokens become logits: linear, cosine, mlp or soft.")
     capacity_factor: float | None = hyper(
-        1.0, "Slots of all experts over the group's tokens, where num_slots is none.", gt=0
+        1.0, "Total slots over the group's tokens, if num_slots is None.", gt=0
     )
     noise_std: float = hyper(
         0.0,
-        "Deviation of Gaussian noise on the logits in training.",
+        "Standard deviation of Gaussian noise on the logits in training.",
         ge=0,
         tune=Range(0.0, 2.0),
     )
     num_slots: int | None = hyper(
-        None, "Slots of each expert; none gives round(capacity_factor · t / E).", ge=1
+        None, "Slots of each expert; None gives round(capacity_factor · t / E).", ge=1
     )
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
 

@@ -1,7 +1,7 @@
-"""Experts take tokens out of the whole batch in training, and by a learned threshold afterwards.
+"""Experts take tokens from the whole batch in training, and by a learned threshold afterwards.
 
-Such a router spans the batch: all tokens that it is handed compete, whatever their group. In
-evaluation a threshold decides about each token by itself, so that no image depends on others.
+Such a router spans the batch: all tokens that it gets compete, whatever their group. In evaluation
+a threshold decides on each token separately, so that no image depends on others.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from routers.routing import Routing, TokenChoiceRouting
 
 
 class BatchChoice(Router):
-    """The base of routers whose experts take tokens out of the whole batch.
+    """Base class of routers whose experts take tokens from the whole batch.
 
     Attributes:
-        threshold: the score from which a pair is chosen in evaluation, a buffer.
+        threshold: a buffer, the lowest score at which a pair is chosen in evaluation.
     """
 
     spans_batch = True
@@ -40,10 +40,10 @@ class BatchChoice(Router):
 
 
 class MeanThreshold(BatchChoice):
-    """The base of those whose threshold is the exponential mean of the lowest score taken.
+    """Base class of those whose threshold is the exponential mean of the lowest score taken.
 
     Attributes:
-        decay: share of the last threshold that the next one keeps.
+        decay: share of the old threshold kept at each update.
     """
 
     decay: float
@@ -58,27 +58,27 @@ class MeanThreshold(BatchChoice):
     "expert_race", family="expert_choice", display="Expert Race", source="arXiv 2503.16057"
 )
 class ExpertRace(MeanThreshold):
-    """The k · t highest logits of the whole batch win, of all pairs of a token and an expert.
+    """Of all pairs of a token and an expert in the batch, the k · t with the highest logits win.
 
     Tokens compete with tokens and experts with experts, so a hard token may take many experts and
     an easy one none. The weight of a chosen pair is its logit, which may be negative. The lowest
-    winning logit is averaged over the steps (decay 0.95, from 1) to the threshold of evaluation.
+    winning logit, averaged over the steps (decay 0.95, from 1), is the threshold in evaluation.
 
-    The paper's loss `router_similarity` goes with it, at weight 1e-4, and its per-layer
+    It is meant to be used with the paper's loss `router_similarity`, at weight 1e-4, and per-layer
     regularisation (`per_layer_weight`): in each layer a linear head on the gate's hidden vector
     predicts a token's final target, and its loss is added, so that shallow layers get a direct
     gradient. The paper generates images; here the target is the class of the token's image, and the
-    loss the mean cross-entropy over the tokens. Its weight in the paper is not known to us, so it
-    is off unless given. Cost: a sort of all pairs; in training the head, a product of d × classes a
+    loss is the mean cross-entropy over the tokens. We do not know its weight in the paper, so it is
+    off by default. Cost: a sort of all pairs; in training also the head, a d × classes product per
     token. Known limit: one expert may take everything.
     """
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     affinity: str = hyper("gelu_mlp", "How tokens become logits: linear, cosine, mlp, gelu_mlp.")
-    top_k: float = hyper(1.0, "Mean experts of a token.", gt=0)
-    decay: float = hyper(0.95, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    top_k: float = hyper(1.0, "Mean number of experts per token.", gt=0)
+    decay: float = hyper(0.95, "Share of the old threshold kept at each update.", ge=0, lt=1)
     per_layer_weight: float = hyper(
-        0.0, "Weight of the loss by which the gate's hidden vector predicts the class.", ge=0
+        0.0, "Weight of the loss for predicting the class from the gate's hidden vector.", ge=0
     )
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -107,7 +107,7 @@ class ExpertRace(MeanThreshold):
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         if self.head is None or not self.training:
             return super().compute_logits(tokens, context)
-        assert isinstance(self.gate, Deep)  # as the head was built
+        assert isinstance(self.gate, Deep)  # see `_build_head`
         self._hidden = self.gate.body(tokens)  # for `complete`, in the same call
         return F.linear(self._hidden, self.gate.outer)
 
@@ -147,23 +147,23 @@ class ExpertRace(MeanThreshold):
     source="arXiv 2603.11535",
 )
 class ExpertThreshold(BatchChoice, LearnedThreshold):
-    """An expert takes each token whose logit reaches the expert's threshold.
+    """Each expert takes every token whose logit reaches the expert's threshold.
 
-    For `warmup_steps` each expert takes the s = ⌊t / expansion⌋ best tokens of the batch. From
-    then on, and always in evaluation, it takes what reaches c, an exponential mean over the steps
-    of its s-th largest logit, corrected for its start at 0. The weight is σ(L). Routing is causal:
-    no token depends on another of its batch. A token may take no expert.
+    For `warmup_steps` steps each expert takes the s = ⌊t / expansion⌋ best tokens of the batch.
+    From then on, and always in evaluation, it takes every token that reaches c, an exponential mean
+    over the steps of its s-th largest logit, corrected for its start at 0. The weight is σ(L).
+    Routing is causal: no token depends on another of its batch. A token may take no expert.
 
     The decay is the paper's; the authors' code has 0.99. Cost: that of a linear gate, and in
     training a top-s of each column. Known limit: loads follow the threshold only on average.
     """
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    expansion: float = hyper(8.0, "Tokens over those that each expert takes.", ge=1)
+    expansion: float = hyper(8.0, "Ratio of all tokens to those that each expert takes.", ge=1)
     warmup_steps: int = hyper(4000, "Steps of expert choice before the threshold decides.", ge=0)
-    decay: float = hyper(0.999, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    decay: float = hyper(0.999, "Share of the old threshold kept at each update.", ge=0, lt=1)
     slack: float | None = hyper(
-        None, "In training an expert's load stays this share around s; none sets no bounds.", ge=0
+        None, "In training, loads stay within this share of s; None sets no bounds.", ge=0
     )
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -192,24 +192,24 @@ class ExpertThreshold(BatchChoice, LearnedThreshold):
 class DiffMoE(MeanThreshold):
     """Experts take the best tokens of the whole batch, and a predictor learns which those are.
 
-    In training each expert takes the s = ⌊capacity_factor · t / E⌋ tokens of its highest softmax
-    gates, which are the weights. A small network on the tokens, without a gradient into them,
-    learns by cross-entropy who was chosen; the s-th largest of its probabilities is averaged over
-    the steps (`decay`, from 0) to the expert's threshold. In evaluation the tokens above it are
-    taken (the paper's text), or the same number of tokens, by their gates (the authors' code),
-    which depends on the batch.
+    In training each expert takes the s = ⌊capacity_factor · t / E⌋ tokens with its highest softmax
+    gates, which are the weights. A small network on the tokens, with no gradient into them, learns
+    by cross-entropy which were chosen; the s-th largest of its probabilities, averaged over the
+    steps (`decay`, from 0), is the expert's threshold. In evaluation the expert takes the tokens
+    above it (the paper's text), or as many tokens, by their gates (the authors' code), which
+    depends on the batch.
 
-    Cost: the predictor, d² + dE multiplications a token. Known limit: the threshold starts at 0,
+    Cost: the predictor, d² + dE multiplications per token. Known limit: the threshold starts at 0,
     and is far too low for about 3 / (1 − decay) steps.
 
     Attributes:
         threshold: (E,).
     """
 
-    capacity_factor: float = hyper(1.0, "Slots of all experts over the tokens of the batch.", gt=0)
-    decay: float = hyper(0.95, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    capacity_factor: float = hyper(1.0, "Total slots over the tokens of the batch.", gt=0)
+    decay: float = hyper(0.95, "Share of the old threshold kept at each update.", ge=0, lt=1)
     evaluation: Literal["threshold", "count"] = hyper(
-        "threshold", "Who is taken in evaluation: tokens above it, or as many, by their gates."
+        "threshold", "Evaluation takes tokens above the threshold, or as many by their gates."
     )
     predictor_weight: float = hyper(
         1.0, "Weight of the predictor's cross-entropy.", ge=0, tune=Range(0.01, 1.0, log=True)
@@ -260,11 +260,11 @@ class DiffMoE(MeanThreshold):
 def batch_ranks(scores: Tensor, first: Tensor | None = None) -> Tensor:
     """Rank the tokens of the batch for each expert, from 0 for the highest.
 
-    Of equal scores the earliest token is first.
+    Ties go to the earliest token.
 
     Args:
         scores: (g, t, E).
-        first: (g, t, E) to rank by before the scores, which then rank its ties.
+        first: (g, t, E) to rank by before the scores, which then break its ties.
     """
     column = scores.flatten(0, 1)
     order = column.argsort(dim=0, descending=True, stable=True)

@@ -17,7 +17,7 @@ from routers.transport import Plan, sinkhorn_plan
 
 
 class TokenChoice(Router):
-    """The base of the token-choice routers."""
+    """Base class of the token-choice routers."""
 
     top_k: int = hyper(1, "Experts that each token chooses.", ge=1)
 
@@ -30,9 +30,9 @@ class TokenChoice(Router):
 
 
 class SoftmaxGates(TokenChoice):
-    """The base of token choice weighted by the softmax of the logits."""
+    """Base class of token choice weighted by the softmax of the logits."""
 
-    renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
+    renormalize: bool = hyper(False, "Divide the combine weights by the sum of the chosen gates.")
 
     def set_hyper(self, options: Mapping[str, Any]) -> None:
         super().set_hyper(options)
@@ -43,7 +43,7 @@ class SoftmaxGates(TokenChoice):
             )
 
     def options_with(self, num_experts: int) -> dict[str, Any]:
-        # The gate of the only expert is 1 in any case.
+        # With a single expert the gate is always 1.
         options = super().options_with(num_experts)
         return options | {"renormalize": self.renormalize and options["top_k"] > 1}
 
@@ -58,18 +58,18 @@ class SoftmaxGates(TokenChoice):
     source="arXiv 2401.15969, 2106.05974",
 )
 class SoftmaxTokenChoice(SoftmaxGates):
-    """Each token takes the k experts of its highest softmax gates.
+    """Each token takes the k experts with its highest softmax gates.
 
-    An expert over its capacity drops: all first choices go before the second ones, then tokens
-    in their order, or the most decided ones first with `batch_priority`. A dropped choice
+    An expert over its capacity drops choices: all first choices are served before the second
+    ones, then tokens in order, or the most decided first with `batch_priority`. A dropped choice
     contributes nothing; the block's residual connection carries the token.
 
-    Cost: one d × E product and a sort-free queue of the choices. Known limit: the load is
-    whatever the gate makes it, so an auxiliary loss is needed to balance it.
+    Cost: one d × E product and a sort-free queue of the choices. Known limit: the gate alone
+    determines the load, so balancing it takes an auxiliary loss.
     """
 
     batch_priority: bool = hyper(
-        False, "Serve the tokens of the highest gate first.", tune=Choice((False, True))
+        False, "Serve the tokens with the highest gate first.", tune=Choice((False, True))
     )
 
     def allocate(self, logits: Tensor) -> Routing:
@@ -84,7 +84,7 @@ class SoftmaxTokenChoice(SoftmaxGates):
 
 
 class BySinkhornPlan(Router):
-    """The base of routers by an entropic transport plan of the noisy logits; clean gates weigh."""
+    """Base class: choice by an entropic transport plan of noisy logits, weights by clean gates."""
 
     iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
     epsilon: float = hyper(
@@ -115,15 +115,15 @@ class BySinkhornPlan(Router):
     source="arXiv 2401.15969",
 )
 class SinkhornTokenChoice(BySinkhornPlan, SoftmaxGates):
-    """Each token takes its k best experts of an entropic transport plan.
+    """Each token takes its k best experts in an entropic transport plan.
 
-    The plan maximises ⟨P, L⟩ + ε·H(P) with rows that sum to 1 and columns to t/E, so it is nearly
-    balanced before any token is dropped. It decides who goes where, the most certain tokens
-    first, and carries no gradient; the combine weights are the softmax gates of the logits
+    The plan maximises ⟨P, L⟩ + ε·H(P) with rows that sum to 1 and columns that sum to t/E, so it is
+    nearly balanced before any token is dropped. It decides which token goes where, the most certain
+    tokens first, and carries no gradient; the combine weights are the softmax gates of the logits
     without noise.
 
     Cost: a fixed number of passes over the (t, E) logits. Known limit: the plan sees the whole
-    group, so a token's expert depends on its neighbours.
+    group, so a token's expert depends on the other tokens.
     """
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:

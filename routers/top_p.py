@@ -1,4 +1,4 @@
-"""Token choice of as many experts as a token is unsure between."""
+"""Token choice in which less certain tokens take more experts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from routers.routing import Routing, TokenChoiceRouting
 class TopP(Unlimited):
     """Each token takes its best experts until their softmax gates sum to more than p.
 
-    The expert that crosses p is taken too, so a token has one at least. The weights are the gates,
-    not divided by their sum. Nothing is dropped: there is no capacity.
+    The expert that crosses p is taken too, so a token has at least one. The weights are the gates,
+    not divided by their sum. There is no capacity, so nothing is dropped.
 
     Cost: a sort of each token's gates. Known limit: at the start the gates are even, and a token
-    takes more than p · E experts; the losses `gate_entropy` and `gshard` (choices=all) go with it.
+    takes more than p · E experts; use it with the losses `gate_entropy` and `gshard` (choices=all).
     """
 
     ignores_groups = True

@@ -1,7 +1,7 @@
 """Transport plans between tokens and experts, solved for all groups at once; no gradients.
 
-Axes: g groups, t tokens, E experts, s slots of an expert. Inside, tensors are (g, E, t): sums over
-the long axis, a column of the plan, are contiguous.
+Axes: g groups, t tokens, E experts, s slots of an expert. Internally tensors are (g, E, t), so that
+sums over the long axis, a column of the plan, are contiguous.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from routers.logits import highest, readable, require_finite, without_underflow
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A transport plan: the mass of each token that goes to each expert.
+    """A transport plan: the mass that each token sends to each expert.
 
     Attributes:
         plan: (g, t, E), without gradient.
-        marginal_error: (g,), the largest relative deviation of a sum that the solver does not
-            make exact: of a column from t/E for Sinkhorn's plan, of a row from 1 for the sparse.
-        scores: (g, t, E), to choose by, −∞ for a masked pair. Of Sinkhorn's plan these are its
-            entries, or their logarithms where they underflow; of the sparse plan they are α + G.
+        marginal_error: (g,), the largest relative deviation of a sum that the solver does not make
+            exact: of a column from t/E for Sinkhorn's plan, of a row from 1 for the sparse plan.
+        scores: (g, t, E), to choose by, −∞ for a masked pair. For Sinkhorn's plan these are its
+            entries, or their logarithms where they underflow; for the sparse plan they are α + G.
     """
 
     plan: Tensor
@@ -47,11 +47,11 @@ def _mass(columns: Tensor) -> float:
 def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) -> Plan:
     """Compute the plan P that maximises ⟨P, L⟩ + ε·H(P) with row sums 1 and column sums t/E.
 
-    It is that of Sinkhorn's iteration (1306.0895, as used in 2401.15969). A fixed number of
-    iterations, each of which scales the columns, then the rows: the rows are exact, the columns
-    approximate. It starts from the potentials 0, and does the same for a group whatever the other
-    groups are. A pair whose logit is −∞ gets 0; where such a mask leaves no plan of these sums, the
-    rows keep theirs and the columns come as near as the iterations bring them.
+    This is Sinkhorn's iteration (1306.0895, as used in 2401.15969), a fixed number of times. Each
+    iteration scales the columns, then the rows: the rows are exact, the columns approximate. It
+    starts from potentials of 0, and the plan of a group does not depend on the other groups. A pair
+    whose logit is −∞ gets 0; if such a mask leaves no plan with these sums, the rows keep theirs
+    and the columns come as near as the iterations bring them.
 
     Args:
         logits: (g, t, E) float; half precision is computed in float32.
@@ -74,10 +74,10 @@ def _balance(kernel_log: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Balance each group by the fast form where it is safe: (g, E, t) of L/ε -> plan, scores."""
     low, high = kernel_log.amin((1, 2)), kernel_log.amax((1, 2))  # aminmax is slow
     if not readable(high):
-        # The form that is safe for all: which groups are wide would have to be waited for.
+        # Use the form that is safe for all: finding the wide groups would mean waiting for a GPU.
         logarithms = _scale_logarithms(kernel_log - high[:, None, None], iterations)
         return logarithms.exp(), without_underflow(logarithms.exp(), logarithms)
-    # Masked groups are wide, and what is not finite seems so.
+    # Masked groups are wide, and non-finite ones count as wide.
     wide = ~(high - low <= _SAFE_SPREAD[kernel_log.dtype])
     if not wide.any():
         plan = _scale(kernel_log - high[:, None, None], iterations)
@@ -115,47 +115,47 @@ def _scale_logarithms(kernel_log: Tensor, iterations: int) -> Tensor:
 
 
 def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
-    # A term e^-80 of the largest is lost in rounding; smaller ones, which underflow, are slow.
-    # An expert that is masked for all tokens has a finite potential too, so that −∞ stays −∞.
+    # A term of e^-80 times the largest is lost in rounding; smaller ones underflow, which is slow.
+    # Even an expert masked for all tokens has a finite potential, so that −∞ stays −∞.
     largest = x.amax(dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min / 4)
     return (x - largest).clamp(min=-80).exp().sum(dim).log() + largest.squeeze(dim)
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan(Plan):
-    """A plan with at most s non-zeros a column."""
+    """A plan with at most s non-zeros per column."""
 
     dual_value: Tensor
-    """(g,), D(α). Minus it bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above."""
+    """(g,), D(α). Its negative bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above."""
     tokens: Tensor
-    """(g, E, s) long, the tokens of each column, those of the highest scores first."""
+    """(g, E, s) long, the tokens of each column, highest scores first."""
     top: Tensor
     """(g, E, s), their scores, −∞ for a masked pair."""
 
 
 @torch.no_grad()
 def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int = 14) -> SparsePlan:
-    """Compute the plan T of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s non-zeros a column (2209.15466).
+    """Compute the plan T of max ⟨T, G⟩ − (γ/2)‖T‖² with ≤ s non-zeros per column (2209.15466).
 
     With b = t/E and x_e = α + G_e, the semi-dual is the concave function of the t row potentials
 
         D(α) = Σ_t α_t − Σ_e max { ⟨x_e, y⟩ − (γ/2)‖y‖² : y ≥ 0, Σ y = b, at most s non-zeros }.
 
     The maximiser y of a column is b times the projection of x_e / (γb) onto the s-sparse simplex:
-    what the top s of x_e have above a threshold, over γ. So D is piecewise quadratic, with kinks
-    where two tokens compete for a column's last slot, and 1 − the row sums is its supergradient.
+    the excess of the top s of x_e over a threshold, divided by γ. So D is piecewise quadratic, with
+    kinks where two tokens compete for a column's last slot, and 1 − (row sums) is a supergradient.
 
     The plan is read off potentials that maximise the semi-dual. Columns sum to t/E and have at most
-    s non-zeros, exactly; rows sum to 1 as nearly as the solver and the duality gap let them. It
-    does the same for a group whatever the other groups are. An expert's tokens are the s highest
-    scores of its column, the earliest of equal ones; a pair whose gate is −∞ is masked and gets 0.
+    s non-zeros, exactly; rows sum to 1 as nearly as the solver and the duality gap allow. The plan
+    of a group does not depend on the other groups. An expert's tokens are the s highest scores of
+    its column, the earliest on ties; a pair whose gate is −∞ is masked and gets 0.
 
     Args:
         gates: (g, t, E) float, or −∞; half precision is computed in float32.
         slots: s; more than t means t.
         gamma: γ, above 0.
-        iterations: steps of the solver. At 14 and γ of 1 or more the mean of D / t is within 1e-4
-            of its maximum, for softmax gates; at γ = 0.1 it takes 30.
+        iterations: steps of the solver. With 14, and γ of 1 or more, the mean of D / t is within
+            1e-4 of its maximum, for softmax gates; γ = 0.1 takes 30.
 
     Raises:
         NonFiniteError: a token's gates are NaN or +∞, or all of them −∞.
@@ -181,12 +181,12 @@ def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int =
 
 
 _FIRST_WIDTH, _LAST_WIDTH = 0.1, 0.0042
-"""The width ε of the smoothing at first, and at last times the number of iterations."""
+"""The first width ε of the smoothing, and its last width times the number of iterations."""
 _STEP, _MOMENTUM, _DAMPING = 1.45, 0.235, 5e-4
-"""Of the potentials' steps: their factor, their momentum, and what is added to the curvature."""
+"""Factor and momentum of the potentials' steps, and what is added to the curvature."""
 _DOWN, _UP, _SIDEWAYS, _BELOW = 2.5, 1.8, 5.0, 0.5
 """In units of ε: the longest steps of a potential and of a threshold, and how far a threshold may
-lie below the level that a column with fewer than s entries ends at."""
+lie below the level at which a column with fewer than s entries ends."""
 
 
 def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Tensor:
@@ -194,8 +194,8 @@ def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Ten
 
     Weights z = σ((x − τ) / ε) with Σ z = s stand for the top s of a column, whose maximiser is then
     y = z · (x − λ)₊ / γ with Σ y = b. As ε shrinks geometrically, an iteration takes one Newton
-    step for τ and λ of each column, then, by the row sums that follow to first order, a diagonal
-    one with momentum for the potentials. They start at −the mean gates of the tokens. All values
+    step for τ and λ of each column, then, with the resulting row sums to first order, a diagonal
+    one with momentum for the potentials. These start at minus the tokens' mean gates. All values
     are in units of the range of the group's gates.
     """
     bottom = torch.nan_to_num(columns, neginf=torch.inf).amin((1, 2), keepdim=True)
@@ -239,8 +239,8 @@ def _weights(
     scores: Tensor, edge: Tensor, width: float, slots: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return z and z(1 − z), (g, E, t), the sum of the latter and the step of τ / ε, (g, E, 1)."""
-    # Unlike torch's sigmoid, this does not depend on where in the batch a group stands; and where
-    # exponentials overflow or underflow they are slow.
+    # Unlike torch's sigmoid, this does not depend on a group's place in the batch. It is clamped
+    # because exponentials that overflow or underflow are slow.
     exponent = (edge - scores).mul_(1 / width).clamp_(-40, 40)
     weights = exponent.exp_().add_(1).reciprocal_()
     slope = torch.addcmul(weights, weights, weights, value=-1)
@@ -250,10 +250,10 @@ def _weights(
 
 
 def _shares(top: Tensor, gamma: float, mass: float) -> tuple[Tensor, Tensor]:
-    """Give each column's maximiser: `mass` · projection of scores / (γ · mass) onto the simplex.
+    """Return each column's maximiser: `mass` · projection of scores / (γ · mass) onto the simplex.
 
-    Returns, for the highest scores of each column in descending order, (g, E, s), its entries and
-    the threshold that was taken off, (g, E, 1). A column without a score above −∞ has none.
+    From the highest scores of each column in descending order, (g, E, s), it returns the entries
+    and the threshold subtracted, (g, E, 1). A column without a score above −∞ has no entries.
     """
     ranks = torch.arange(1, top.shape[2] + 1, device=top.device, dtype=top.dtype)
     # The threshold that a support of the first j entries would have is largest for the right j.

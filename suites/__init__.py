@@ -1,4 +1,4 @@
-"""Measurements of routers. Every file of this folder is imported, and its suites registered."""
+"""Measurements of routers. Every file in this folder is imported and registers its suites."""
 
 import importlib
 import pkgutil

@@ -10,18 +10,18 @@ from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.support.subject import Observed, TrialSubject
 
 CALIBRATION_BINS = 15
-"""Of equal width, over the confidence from 0 to 1."""
+"""Number of bins, of equal width, over the confidence from 0 to 1."""
 
 CLOSE = 1e-4
-"""Relative and absolute difference of two logits that counts as none."""
+"""Relative and absolute difference up to which two logits count as equal."""
 
 TOP5_CLASSES = 6
-"""With fewer classes than this every answer is among the first five."""
+"""With fewer classes than this, every answer is among the first five."""
 
 CURVES = (
     MetricDef("val_top1", "share", "higher", "Top-1 accuracy on the validation split, by step."),
     MetricDef("val_loss", "nat", "lower", "Cross-entropy on the validation split, by step."),
-    MetricDef("train_loss", "nat", "lower", "Training loss with what the recipe adds, by step."),
+    MetricDef("train_loss", "nat", "lower", "Training loss, auxiliary losses included, by step."),
 )
 STATS = (
     MetricDef("steps", "steps", None, "Optimiser steps taken."),
@@ -29,23 +29,23 @@ STATS = (
         "train_flops",
         "FLOP",
         None,
-        "Of training, as counted from what ran; without the optimiser's.",
+        "FLOPs of training, counted from what ran, without the optimiser's.",
     ),
-    MetricDef("step_flops", "FLOP", None, "A training step, forward and backward, on average."),
+    MetricDef("step_flops", "FLOP", None, "Mean FLOPs per training step, forward and backward."),
     MetricDef("flops_budget", "FLOP", None, "What the dense model spends in the recipe's epochs."),
-    MetricDef("budget", "", None, "Of what is matched, in its own unit: see `compute.match`."),
-    MetricDef("budget_error", "share", None, "What was spent of it over `budget`, less 1."),
-    MetricDef("within_tolerance", "", "higher", "1 where the budget was met as asked, else 0."),
-    MetricDef("train_seconds", "s", "lower", "Time of training, evaluations left out."),
+    MetricDef("budget", "", None, "Budget of what `compute.match` matches, in its own unit."),
+    MetricDef("budget_error", "share", None, "Amount spent over `budget`, less 1."),
+    MetricDef("within_tolerance", "", "higher", "1 if the budget was met as asked, else 0."),
+    MetricDef("train_seconds", "s", "lower", "Time of training, without evaluations."),
     MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
     MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
-    MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
+    MetricDef("flops_per_image", "FLOP", "lower", "FLOPs of one image, forward."),
     MetricDef(
         "slots_per_choice",
         "",
         None,
-        "The real capacity: slots that the experts run for each choice of a token, or for each "
-        "token where tokens do not choose; used or not, mean over layers, outside training.",
+        "The real capacity: slots that the experts run per choice of a token, or per token if "
+        "tokens do not choose; used or not, mean over layers, outside training.",
     ),
     MetricDef("expert_rank", "", None, "Rank of factorised experts, mean over layers."),
     MetricDef(
@@ -60,9 +60,9 @@ STATS = (
 
 @register_suite("accuracy", family="accuracy", source="arXiv 2401.15969")
 class Accuracy(Suite[TrialSubject]):
-    """How often the trained model is right, how well it knows it, and what training took.
+    """How often the trained model is right, how well it knows when, and what training took.
 
-    On every image of the test split. The curves carry `step` and
+    Measured on every image of the test split. The curves carry `step` and
     `where = {"flops": …, "seconds": …}`, spent until then.
     """
 
@@ -70,7 +70,7 @@ class Accuracy(Suite[TrialSubject]):
     main_metric = "top1"
     metrics = (
         MetricDef("top1", "share", "higher", "Test images whose most probable class is right."),
-        MetricDef("top5", "share", "higher", "The right class is among the five most probable."),
+        MetricDef("top5", "share", "higher", "Right class among the five most probable."),
         MetricDef("nll", "nat", "lower", "Mean negative log-likelihood of the right class."),
         MetricDef(
             "ece",
@@ -86,7 +86,7 @@ class Accuracy(Suite[TrialSubject]):
             "depends_on_batch",
             "",
             "lower",
-            "1 where an image's answer depends on the other images of its batch, else 0.",
+            "1 if an image's answer depends on the other images in its batch, else 0.",
         ),
     )
 
@@ -118,10 +118,10 @@ class Accuracy(Suite[TrialSubject]):
 
 
 def depends_on_batch(subject: TrialSubject, batch: Observed) -> bool:
-    """Find out whether the answers on the first half of a batch change with the images of the rest.
+    """Tell whether the answers on the first half of a batch change with the images of the rest.
 
-    They cannot where no group of any layer holds tokens of two images. Elsewhere the rest is
-    replaced by its negative: the shapes stay, so that nothing is rounded otherwise.
+    They cannot if no group of any layer holds tokens of two images. Otherwise the rest is replaced
+    by its negative, which keeps the shapes and so the rounding.
     """
     if batch.within_images:
         return False
@@ -132,7 +132,7 @@ def depends_on_batch(subject: TrialSubject, batch: Observed) -> bool:
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of the (n, classes) logits whose k largest include the label (n,)."""
+    """Return the share of (n, classes) logits whose k largest include the label, (n,)."""
     right = (logits.topk(k).indices == labels.unsqueeze(1)).any(1)
     return float(right.double().mean())
 

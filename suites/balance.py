@@ -1,6 +1,6 @@
 """Balance: how evenly the experts are used, and what capacity costs.
 
-Over the test split at the end, and over a part of the validation split at each snapshot.
+Measured on the test split at the end, and on a part of the validation split at each snapshot.
 Notation: x_e is the demand or the load of expert e, summed over all groups of the split.
 """
 
@@ -24,7 +24,7 @@ def _definitions(name: str, what: str) -> tuple[MetricDef, ...]:
     return (
         MetricDef(name, "tokens", None, f"For each expert, (E,): {what}."),
         MetricDef(f"{name}_cv", "", "lower", f"Population std over mean of {what}."),
-        MetricDef(f"{name}_max_over_mean", "", "lower", f"Largest over mean of {what}."),
+        MetricDef(f"{name}_max_over_mean", "", "lower", f"Maximum over mean of {what}."),
         MetricDef(f"{name}_gini", "", "lower", f"Gini coefficient of {what}; 0 is even."),
         MetricDef(f"{name}_entropy", "", "higher", f"Entropy over log2 E of {what}; 1 is even."),
         MetricDef(f"{name}_dead", "experts", "lower", f"Experts below 1 % of the mean of {what}."),
@@ -37,8 +37,8 @@ class Balance(Suite[TrialSubject]):
 
     Demand and load are counted over the whole split, for each MoE layer. A metric that is constant
     by construction carries `where = {"constant": true}`: it says nothing about the router. Under
-    expert choice that is the load, and what is dropped; where every expert sees every token, as in
-    soft MoE, also the tokens that are uncovered.
+    expert choice these are the load and the dropped share; if every expert sees every token, as in
+    soft MoE, also the uncovered tokens.
     """
 
     on = "trial"
@@ -55,7 +55,7 @@ class Balance(Suite[TrialSubject]):
             "importance_cv",
             "",
             "lower",
-            "Population std over mean of the combine weight that each expert gets in all.",
+            "Population std over mean of the total combine weight of each expert.",
         ),
         MetricDef("capacity", "slots", None, "Slots that an expert runs in a group, used or not."),
         MetricDef(
@@ -67,7 +67,7 @@ class Balance(Suite[TrialSubject]):
     )
 
     snapshot_images: int = hyper(
-        512, "Images of the validation split at each snapshot, at least; 0 leaves them out.", ge=0
+        512, "Minimum validation images at each snapshot; 0 leaves snapshots out.", ge=0
     )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
@@ -107,7 +107,7 @@ class LayerCounts:
         importance: (E,) float, the combine weights.
         coverage: (E + 1,) long; entry n is the number of tokens that n experts processed.
         groups, slots: groups, and slots of all experts in them.
-        marginal_errors: one for each group, where a transport plan was solved.
+        marginal_errors: one for each group, if a transport plan was solved.
         constant: whether the load is constant by construction.
         seen_by_all: whether every expert processes every token by construction.
     """
@@ -135,7 +135,7 @@ class LayerCounts:
         self.seen_by_all = routing.seen_by_all
 
     def metrics(self) -> Iterator[Metric]:
-        """Return all numbers in `Balance.metrics`."""
+        """Yield all numbers in `Balance.metrics`."""
         where, covered = marked(self.constant), marked(self.seen_by_all)
         for name, counts in self.counts.items():
             for statistic, value in spread(counts).items():
@@ -156,7 +156,7 @@ class LayerCounts:
 
 
 def marked(constant: bool) -> dict[str, bool]:
-    """Return the `where` of a metric, which says whether it is constant by construction."""
+    """Return the `where` of a metric, saying whether it is constant by construction."""
     return {"constant": True} if constant else {}
 
 
@@ -168,7 +168,7 @@ def _host(values: Tensor) -> np.ndarray:
 def spread(counts: np.ndarray) -> dict[str, float]:
     """Measure how unevenly (E,) counts are spread over the experts, by statistic.
 
-    Where there are no counts every expert is dead, and nothing else is defined.
+    If all counts are 0, every expert is dead and nothing else is defined.
     """
     if not counts.any():
         return {"dead": float(len(counts))}
@@ -184,12 +184,12 @@ def spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def variation(counts: np.ndarray) -> float:
-    """Compute the standard deviation of the population over the mean."""
+    """Return the population standard deviation divided by the mean."""
     return float(counts.std() / counts.mean())
 
 
 def gini(counts: np.ndarray) -> float:
-    """Compute Gini's Σ_i Σ_j |x_i − x_j| / (2 E Σ_i x_i): 0 is even, (E − 1)/E all in one."""
+    """Compute Gini's Σ_i Σ_j |x_i − x_j| / (2 E Σ_i x_i): 0 if even, (E − 1)/E if all in one."""
     rank = np.arange(1, len(counts) + 1)
     weighted = ((2 * rank - len(counts) - 1) * np.sort(counts)).sum()
     return float(weighted / (len(counts) * counts.sum()))

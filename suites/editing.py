@@ -7,17 +7,17 @@ and nothing is trained. Edits are chosen on the validation split alone, step by 
     1.  Each of the `max_experts` most used experts of each layer is tried with each of `factors`.
         The `shortlist` best experts stay.
     2.  The best edit is kept. From then on each expert of the shortlist is tried with each of
-        `factors` on top of what is kept; factors of one expert multiply.
-    3.  It ends after `max_edits` steps, or when no edit gains more than 0.001 nat.
+        `factors` on top of the edits kept; factors of one expert multiply.
+    3.  The search ends after `max_edits` steps, or when no edit gains more than 0.001 nat.
 
-Best is what most lowers the highest cross-entropy of any subgroup, its mean over the subgroup's
-images; of equals, the first in the order of layers, experts, factors. Accuracy itself cannot tell
-edits apart: a subgroup that a bias harms has few images in validation, ten of them eleven
-accuracies, and what is chosen by it holds less well in testing.
+The best edit most lowers the highest mean cross-entropy of any subgroup; ties go to the first in
+the order of layers, experts, factors. Accuracy itself cannot tell edits apart: a subgroup that a
+bias harms has few validation images (ten images allow only eleven accuracies), and edits chosen by
+accuracy hold up less well in testing.
 
-In the paper an edit adds λ times the mean gate of the subgroup that suffers to the gates. Here it
-multiplies: a factor means the same in a dense mixture, and where a token's few experts are chosen
-or its slots mixed; and it needs no attribute in testing.
+In the paper an edit adds λ times the mean gate of the harmed subgroup to the gates. Here it
+multiplies: a factor means the same in a dense mixture, under a choice of a few experts per token
+and with mixed slots; and it needs no attribute in testing.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.support.subject import TrialSubject, why_not_routed
 
 GAIN = 1e-3
-"""In nats: what less is gained by is noise."""
+"""In nats: a smaller gain counts as noise."""
 
 Factors = tuple[Tensor, ...]
-"""(E,) float for each MoE layer, times its experts' combine weights; none changes nothing."""
+"""(E,) float factors on the combine weights of each MoE layer's experts; empty for no change."""
 
 
 @register_suite("editing", family="fairness", source="arXiv 2402.12550")
 class Editing(Suite[TrialSubject]):
-    """Fairness before and after the experts that carry a bias are re-weighted, and its cost.
+    """Fairness before and after re-weighting the experts that carry a bias, and what that costs.
 
-    Experts and factors are chosen on the validation split; all numbers are of the test split. Of
-    a dense model there is only a before. Known limits: what attention, or anything but experts,
-    carries stays; and a bias that all experts carry alike cannot be told apart from what they know.
+    Experts and factors are chosen on the validation split; all numbers are from the test split. A
+    dense model only has a "before". Known limits: a bias carried by attention, or anything but
+    experts, stays; and a bias that all experts share cannot be separated from what they know.
     """
 
     on = "trial"
@@ -58,7 +58,7 @@ class Editing(Suite[TrialSubject]):
             "subgroup_accuracy_min",
             "share",
             "higher",
-            "Max-min fairness: accuracy of the worst subgroup, of class and attribute.",
+            "Max-min fairness: accuracy of the worst subgroup (a class and an attribute value).",
         ),
         MetricDef(
             "subgroup_accuracy_mean", "share", "higher", "Mean of the subgroups' accuracies."
@@ -73,21 +73,21 @@ class Editing(Suite[TrialSubject]):
             "opportunity_gap",
             "share",
             "lower",
-            "Equality of opportunity: difference of the true positive rates of class 1 between two "
-            "values of the attribute; with more classes or values the largest.",
+            "Equality of opportunity: difference in the true positive rate of class 1 between two "
+            "values of the attribute; with more classes or values the largest difference.",
         ),
         MetricDef("editing_top1", "share", "higher", "Top-1 accuracy: what the edits cost."),
-        MetricDef("edited_experts", "experts", None, "Experts with another weight than before."),
-        MetricDef("editing_passes", "passes", None, "Of the validation split, to find the edits."),
+        MetricDef("edited_experts", "experts", None, "Experts whose weight was changed."),
+        MetricDef("editing_passes", "passes", None, "Validation passes to find the edits."),
         MetricDef("subgroup_accuracy", "share", "higher", "Accuracies: (classes, values)."),
-        MetricDef("expert_factors", "", None, "What weights are multiplied by: (layers, E)."),
+        MetricDef("expert_factors", "", None, "Factors on the combine weights: (layers, E)."),
         MetricDef("subgroup_names", "", None, "Class and value of each: (classes, values)."),
     )
 
-    factors: tuple[float, ...] = hyper((0.0, 0.5, 2.0), "Tried on the weights of each expert.")
-    max_edits: int = hyper(8, "Steps at most.", ge=1)
-    max_experts: int = hyper(16, "Experts of a layer that are tried, the most used first.", ge=1)
-    shortlist: int = hyper(12, "Experts that are tried again after the first step.", ge=1)
+    factors: tuple[float, ...] = hyper((0.0, 0.5, 2.0), "Factors tried on each expert's weights.")
+    max_edits: int = hyper(8, "Maximum number of steps.", ge=1)
+    max_experts: int = hyper(16, "Experts tried in each layer, the most used first.", ge=1)
+    shortlist: int = hyper(12, "Experts tried again after the first step.", ge=1)
 
     def applies_to(self, subject: TrialSubject) -> str | None:
         return None if subject.attribute_names else "the data set has no protected attribute"
@@ -108,10 +108,10 @@ class Editing(Suite[TrialSubject]):
         yield Array("subgroup_names", np.array(names, dtype=np.str_))
 
     def search(self, subject: TrialSubject) -> tuple[Factors, int]:
-        """Search for edits on the validation split, as the head of this file says.
+        """Search for edits on the validation split, as described at the top of this file.
 
         Returns:
-            The edits, and the passes of the model over the split that it took to find them.
+            The edits, and the number of passes over the split that it took to find them.
         """
         usage: list[Tensor] = []
         for batch in subject.run(subject.model, "val"):
@@ -163,10 +163,10 @@ def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
 
 
 class Subgroups:
-    """Images, right answers and cross-entropies by subgroup, batch by batch.
+    """Images, right answers and cross-entropies by subgroup, added batch by batch.
 
     Attributes:
-        images, right: (classes, values) double, all images and those that are answered rightly.
+        images, right: (classes, values) double, all images and those answered correctly.
         loss: (classes, values) double, the sum of their cross-entropies, in nats.
     """
 
@@ -186,12 +186,12 @@ class Subgroups:
 
     @property
     def accuracy(self) -> Tensor:
-        """Share of each subgroup that is answered rightly; NaN where it has no images."""
+        """The share of each subgroup answered correctly; NaN if it has no images."""
         return self.right / self.images
 
     @property
     def top1(self) -> float:
-        """Share of all images that are answered rightly."""
+        """The share of all images answered correctly."""
         return float(self.right.sum() / self.images.sum())
 
     @property
@@ -203,7 +203,7 @@ class Subgroups:
     def opportunity_gap(self) -> float:
         """The largest difference of true positive rates between two values of the attribute.
 
-        Of class 1 where there are two classes, else of any class.
+        The rates are those of class 1 if there are two classes, else of any class.
         """
         rates = self.accuracy[1:] if len(self.accuracy) == 2 else self.accuracy
         return float((rates.amax(1) - rates.amin(1)).max())

@@ -1,18 +1,18 @@
 """Entropy: how decided a router is, and what its choices know of the classes (2302.14703).
 
-Every token of the test split has a distribution p over the E experts, and the class of its
-image. p is read twice, `of` in `where`, and made to sum to 1:
+Every token of the test split has a distribution p over the E experts, and the class of its image.
+p is read in two ways, `of` in `where`, and normalised to sum to 1:
 
     gates      what the router wanted
     combine    what it did: combine weights, summed over an expert's slots
 
-and in two kinds, `kind` in `where`:
+and each comes in two kinds, `kind` in `where`:
 
     soft       p itself
-    hard       one-hot at the largest p, at the first where several are
+    hard       one-hot at the largest p, the first on ties
 
-H_s is also measured of the model before its first step (step 0), on the first images: a gate whose
-entropy is then what it is at the end has hardly learned.
+H_s is also measured for the model before its first step (step 0), on the first images: a gate with
+the same entropy then as at the end has hardly learned.
 
 A table T[class, expert] is the sum of p over the tokens of a class. A token that no expert
 processed has no p and is left out. All entropies are in bits.
@@ -60,14 +60,14 @@ def _information(name: str, what: str) -> tuple[MetricDef, ...]:
             f"{name}_corrected",
             "bit",
             None,
-            f"{name} less its mean over permutations of the classes over images (plug-in bias).",
+            f"{name} less its mean over permutations of the images' classes (plug-in bias).",
         ),
         MetricDef(
             f"{name}_normalised",
             "",
             None,
             f"{name}_corrected over min(H(E), H(Y)) less the same bias: 1 is all that can be "
-            "known. It is left out where nothing can be.",
+            "known. It is left out if nothing can be known.",
         ),
     )
 
@@ -77,8 +77,8 @@ class Entropy(Suite[TrialSubject]):
     """How decided the router is, how evenly it uses experts, and what they know of the classes.
 
     Metrics carry `where = {"of": "gates" or "combine", "kind": "soft" or "hard"}`: what the
-    router wanted or did; its distribution or the largest entry of it. Known limit: where gates
-    are equal by definition, as with top-2 of `random`, the hard kind sees the first alone.
+    router wanted or did; its distribution or the largest entry of it. Known limit: if gates are
+    equal by definition, as with top-2 of `random`, the hard kind sees only the first.
     """
 
     on = "trial"
@@ -86,17 +86,17 @@ class Entropy(Suite[TrialSubject]):
     main_where = {"of": "combine", "kind": "soft"}  # noqa: RUF012
     metrics = (
         MetricDef("H_s", "bit", None, "Mean entropy of a token's p: 0 is decided. Soft only."),
-        MetricDef("H_u", "bit", None, "Entropy of the mean p: log2 E is even use."),
+        MetricDef("H_u", "bit", None, "Entropy of the mean p: log2 E means even use."),
         *_information("MI_label", "its image's class"),
         *_information("MI_prediction", "the class predicted for its image"),
         MetricDef("left_out", "share", None, "Tokens without a p: no expert processed them."),
         MetricDef("class_expert", "tokens", None, "The table T: (classes, E)."),
-        MetricDef("expert_sizes", "parameters", None, "Of each expert, (E,), where they differ."),
+        MetricDef("expert_sizes", "parameters", None, "Size of each expert, (E,), if they differ."),
         MetricDef(
             "kind_share",
             "share",
             None,
-            "Of the experts that processed a token, those of a kind; where there are several.",
+            "Share of each kind among the experts that processed a token, if there are several.",
         ),
         MetricDef("class_kind", "share", None, "That share for each class: (classes, kinds)."),
         MetricDef("kind_names", "", None, "Names of the kinds, in the order of `class_kind`."),
@@ -105,12 +105,12 @@ class Entropy(Suite[TrialSubject]):
 
     prediction: Literal["model", "expert"] = hyper(
         "model",
-        "Whose class of an image is predicted: the model's, or its chosen expert's (2302.14703).",
+        "Who predicts an image's class: the model, or its chosen expert (2302.14703).",
     )
     permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
     seed: int = hyper(0, "Seed of the permutations.", ge=0, lt=2**32)
     start_images: int = hyper(
-        512, "Images of the test split for H_s before the first step; 0 leaves it out.", ge=0
+        512, "Test images for H_s before the first step; 0 leaves it out.", ge=0
     )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
@@ -141,10 +141,10 @@ class Entropy(Suite[TrialSubject]):
         yield named_classes(subject.class_names)
 
     def at_start(self, subject: TrialSubject) -> Iterator[Metric]:
-        """Return H_s of each layer before the first step, at step 0; none where it is not known."""
+        """Yield H_s of each layer before the first step, as step 0; nothing if it is unknown."""
         try:
             model = subject.start() if self.start_images else None
-        except UndefinedError:  # of a derived trial no weights were kept
+        except UndefinedError:  # a derived trial without its first weights
             model = None
         if model is None:
             return
@@ -160,7 +160,7 @@ class Entropy(Suite[TrialSubject]):
             yield replace(metric, step=0)
 
     def of_layer(self, layer: LayerMasses, label: Tensor, predicted: Tensor) -> Iterator[Metric]:
-        """Return all numbers in `metrics` for one layer; label and predicted: (images,) long."""
+        """Yield all numbers in `metrics` for one layer; label and predicted: (images,) long."""
         known = {"MI_label": label, "MI_prediction": predicted}
         yield from layer.mean_entropies()
         for of, masses in layer.of.items():
@@ -179,11 +179,11 @@ class Entropy(Suite[TrialSubject]):
     def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
         """Compute plain, corrected and normalised I(E;Y), by the ending of the metric's name.
 
-        Both the normalised one and its bound are less the bias, so that an oracle has 1 at any
-        number of images; it is left out where the bound is 0.
+        The bias is subtracted from both the normalised value and its bound, so that an oracle
+        scores 1 at any number of images; the value is left out if the bound is 0.
 
         The tokens of an image share its class, so classes, (images,) long, are permuted over
-        images, whose masses are each image's p summed over its tokens, (images, E).
+        images; masses, (images, E), are each image's p summed over its tokens.
         """
         count = int(classes.max()) + 1
         generator = torch.Generator().manual_seed(self.seed)
@@ -196,18 +196,18 @@ class Entropy(Suite[TrialSubject]):
         bias = float(mutual_information_bits(torch.stack(shuffled)).mean())
         most = min(float(entropy_bits(table.sum(0))), float(entropy_bits(table.sum(1)))) - bias
         information = {"": plain, "_corrected": plain - bias}
-        # Where nothing varies there is nothing to know, and 0/0 is rounding error.
+        # If nothing varies there is nothing to know, and 0/0 is rounding error.
         return information | ({"_normalised": (plain - bias) / most} if most > 1e-9 else {})
 
 
 class LayerMasses:
-    """The distributions of one layer's tokens over its experts, batch by batch.
+    """The distributions of one layer's tokens over its experts, added batch by batch.
 
     Attributes:
         of: by gates, and by combine weights.
-        taken: by the experts that processed the token, each alike, where they are of several kinds.
-        kinds: (E,), the kind of each expert; none where there is one.
-        sizes: parameters of each expert, (E,); none where all are alike.
+        taken: by the experts that processed the token, equally weighted, if of several kinds.
+        kinds: (E,), the kind of each expert; empty if there is only one.
+        sizes: parameters of each expert, (E,); empty if all are alike.
     """
 
     def __init__(self, kinds: Sequence[str]) -> None:
@@ -225,13 +225,13 @@ class LayerMasses:
         self.sizes = routing.expert_sizes
 
     def mean_entropies(self) -> Iterator[Metric]:
-        """Return H_s by gates and by combine weights; none where no token has a p."""
+        """Yield H_s by gates and by combine weights, unless no token has a p."""
         for of, masses in self.of.items():
             if masses.left_out < 1:
                 yield Metric("H_s", masses.mean_entropy, where={"of": of, "kind": "soft"})
 
     def kind_shares(self) -> Iterator[Metric]:
-        """Return the share of each kind of expert in what processed the tokens; none of one."""
+        """Yield each kind's share of the experts that processed tokens, if there are several."""
         if self.kinds and self.taken.left_out < 1:
             total = self.by_kind().sum(0)
             shares = (total / total.sum()).tolist()
@@ -249,7 +249,7 @@ class LayerMasses:
         return of_image.new_zeros(len(of_image), len(names)).index_add_(1, index, of_image)
 
     def arrays(self, label: Tensor, num_classes: int) -> Iterator[Array]:
-        """Return the tables by class, and the names and sizes that go with them."""
+        """Yield the tables by class, and the names and sizes that go with them."""
         for of, masses in self.of.items():
             for kind in KINDS:
                 table = class_table(masses.of_kind(kind), label, num_classes).float()

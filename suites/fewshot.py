@@ -17,19 +17,19 @@ from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.support.subject import TrialSubject
 
 STRENGTHS = 2.0 ** np.arange(-10, 21, 2)
-"""Strengths of the ridge that leave-one-out chooses from."""
+"""Ridge strengths that leave-one-out chooses from."""
 
 
 @register_suite("fewshot", family="accuracy", source="arXiv 2401.15969, 2106.05974")
 class FewShot(Suite[TrialSubject]):
-    """Accuracy on other data sets from a few images a class, by ridge regression on the features.
+    """Accuracy on other data sets from a few images per class, by ridge regression on features.
 
     The trained model is frozen; its pooled features, before the classifier, are computed once for
     each transfer set. A draw takes `shots` training images of each class, standardises their
-    features, and fits one ridge regression to the one-hot classes in closed form; test images are
-    given the class of the largest output. The strength of the ridge is chosen by leave-one-out
-    over the shots, never on test images. With one shot a class none can be left out, and the
-    strength is the width of the features.
+    features, and fits one ridge regression to the one-hot classes in closed form; test images get
+    the class of the largest output. The ridge strength is chosen by leave-one-out over the shots,
+    never on test images. With one shot per class none can be left out, and the strength is the
+    width of the features.
     """
 
     on = "trial"
@@ -52,7 +52,7 @@ class FewShot(Suite[TrialSubject]):
         ),
     )
 
-    data: list[str] = hyper([], "Data sets to transfer to, as `data.name` names them.")
+    data: list[str] = hyper([], "Data sets to transfer to, by the names that `data.name` takes.")
     shots: list[PositiveInt] = hyper([1, 5, 10], "Training images of each class.", min_length=1)
     draws: int = hyper(5, "Draws of the shots, with fixed seeds; at least 5.", ge=5)
 
@@ -111,7 +111,7 @@ def ridge_accuracy(train: LabelledFeatures, test: LabelledFeatures, shots: int) 
     Args:
         train: the shots.
         test: the images to classify, used for nothing else.
-        shots: of each class; with 1 the strength is d, otherwise leave-one-out chooses it.
+        shots: images of each class; with 1 the strength is d, otherwise leave-one-out chooses it.
     """
     x = train.features.double()
     centre, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
@@ -128,10 +128,10 @@ def ridge_accuracy(train: LabelledFeatures, test: LabelledFeatures, shots: int) 
 
 
 def leave_one_out(u: Tensor, s: Tensor, projected: Tensor, centred: Tensor) -> float:
-    """Choose the strength of the smallest squared error on left-out rows, in closed form.
+    """Return the strength with the smallest squared error on left-out rows, in closed form.
 
-    A row's left-out residual is its residual over 1 − h, h the diagonal of the hat matrix, the
-    intercept's 1/n included.
+    A row's left-out residual is its residual over 1 − h, with h the diagonal of the hat matrix,
+    including 1/n for the intercept.
 
     Args:
         u: (n, r), left singular vectors of the standardised features.

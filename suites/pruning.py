@@ -1,4 +1,4 @@
-"""Pruning: what is left of a trained model with fewer experts, and what it costs then."""
+"""Pruning: how well a trained model does with fewer experts, and what it then costs."""
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -17,22 +17,22 @@ from suites.support.timing import fixed_conditions, interleaved, one_pass
 
 RANDOM, CHANGE = "prune_random", "prune_router_change"
 RULES = (CHANGE, "prune_count", "prune_gate_mass", "merge_outputs", "merge_weights", RANDOM)
-PLACE = "by `rule` and `experts` left; without a rule, of the whole model"
+PLACE = "by `rule` and remaining `experts`; without a rule, for the whole model"
 
 
 @register_suite("pruning", family="cost", source="arXiv 2405.16646, 2404.05089, 2407.09590")
 class Pruning(Suite[TrialSubject]):
-    """Accuracy, FLOPs, bytes and time against the experts that are left of a trained model.
+    """Accuracy, FLOPs, bytes and time of a trained model against the number of experts kept.
 
     In each MoE layer experts are kept by a rule, or merged with their routers, down to one: E, E/2,
-    E/4, … What is left is a model with fewer experts, which is run as any other; nothing is trained
-    after it. The rules look at validation images, the accuracy is of the test split. The start of
-    `prune_router_change` is in `where`: `reference` is "initial weights", or "parent" for a trial
-    that was derived from another. A rule without a meaning for the router is named, with the
+    E/4, … The result is a model with fewer experts, which runs like any other; it is not trained
+    further. The rules look at validation images; the accuracy is that of the test split. The start
+    of `prune_router_change` is in `where`: `reference` is "initial weights", or "parent" for a
+    trial that was derived from another. A rule that is undefined for the router is named, with the
     reason, in `undefined_rules`.
 
-    The models of all rules and the whole model are timed in turn. Others may use the machine
-    meanwhile: compare the times of one trial, and see suite `throughput` for better ones.
+    The models of all rules and the whole model are timed in turn. Other processes may use the
+    machine meanwhile: compare times within one trial, and see suite `throughput` for better ones.
     """
 
     on = "trial"
@@ -42,23 +42,21 @@ class Pruning(Suite[TrialSubject]):
             "half_top1",
             "share",
             "higher",
-            "Test accuracy with half of the experts, mean over the rules but random.",
+            "Test accuracy with half of the experts, mean over all rules but `prune_random`.",
         ),
         MetricDef("pruned_top1", "share", "higher", f"Test accuracy, {PLACE}."),
-        MetricDef("pruned_flops", "FLOP", "lower", f"One image, forward, {PLACE}."),
+        MetricDef("pruned_flops", "FLOP", "lower", f"FLOPs of one image, forward, {PLACE}."),
         MetricDef("pruned_bytes", "B", "lower", f"Parameters of the whole network, {PLACE}."),
         MetricDef("pruned_ms", "ms", "lower", f"Median time of a test batch, forward, {PLACE}."),
-        MetricDef(
-            "pruned_time_ratio", "", "lower", "`pruned_ms` over that of the whole model in turn."
-        ),
-        MetricDef("undefined_rules", "", None, "Rules without a meaning here, each with why."),
+        MetricDef("pruned_time_ratio", "", "lower", "`pruned_ms` over that of the whole model."),
+        MetricDef("undefined_rules", "", None, "Rules undefined for the router, with the reason."),
     )
 
     rules: list[str] = hyper(list(RULES), "How experts are kept or merged.", min_length=1)
     draws: int = hyper(3, "Draws of `prune_random`, whose mean counts.", ge=1)
-    seconds: float = hyper(0.3, "Of timing, for each number of experts.", gt=0)
-    min_repeats: int = hyper(5, "Timed repeats, at least.", ge=1)
-    max_repeats: int = hyper(200, "Timed repeats, at most.", ge=1)
+    seconds: float = hyper(0.3, "Seconds of timing for each number of experts.", gt=0)
+    min_repeats: int = hyper(5, "Minimum number of timed repeats.", ge=1)
+    max_repeats: int = hyper(200, "Maximum number of timed repeats.", ge=1)
 
     def applies_to(self, subject: TrialSubject) -> str | None:
         if why := why_not_routed(subject.model):
@@ -104,14 +102,14 @@ class Pruning(Suite[TrialSubject]):
             yield Array("undefined_rules", np.array(reasons, dtype=np.str_))
 
     def pruned(self, subject: TrialSubject, rule: str, experts: int) -> list[nn.Module]:
-        """Prune to so many experts, several times where the rule draws them."""
+        """Prune to that many experts, several times if the rule draws them."""
         seeds = range(self.draws if rule == RANDOM else 1)
         return [subject.pruned(rule, experts, seed) for seed in seeds]
 
     def times(
         self, subject: TrialSubject, models: dict[str, nn.Module], images: Tensor
     ) -> dict[str, np.ndarray]:
-        """Time the forward pass of pruned models in turn, and under "" of the whole one, in ms."""
+        """Time the forward passes of pruned models and, under "", the whole one, in turn, in ms."""
         timed = {"": subject.model, **models}
         runs = {rule: one_pass("forward", model, images) for rule, model in timed.items()}
         limits = self.seconds, self.min_repeats, self.max_repeats
@@ -120,7 +118,7 @@ class Pruning(Suite[TrialSubject]):
 
 
 def halves(experts: int) -> list[int]:
-    """List half the experts, a quarter, …, to one, rounded down."""
+    """Return half the experts, a quarter, …, down to one, each rounded down."""
     return [experts >> power for power in range(1, experts.bit_length())]
 
 
@@ -134,7 +132,7 @@ def _where(subject: TrialSubject, rule: str, experts: int) -> dict[str, Any]:
 def _measured(
     subject: TrialSubject, models: list[nn.Module], where: dict[str, Any]
 ) -> Iterator[Metric]:
-    """Measure models of one size, the mean over them."""
+    """Measure models of one size, and yield the means over them."""
     tops = []
     for model in models:
         batches = [(b.logits.cpu(), b.labels.cpu()) for b in subject.run(model, "test")]

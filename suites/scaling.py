@@ -1,7 +1,7 @@
 """Scaling: one point of the curves of error and cost against experts, slots and budget.
 
-A suite sees one trial, and a power law takes several. So a study sweeps the settings, as preset
-`scaling` does; this suite measures of each trial, from what ran, where it lies on the three axes
+A suite sees one trial, and a power law takes several. So a study sweeps the settings, as the preset
+`scaling` does; for each trial this suite measures, from what ran, where it lies on the three axes
 and what it reached there; and the report fits the laws over all trials.
 """
 
@@ -18,8 +18,8 @@ from suites.support.subject import TrialSubject, routers_of
 class Scaling(Suite[TrialSubject]):
     """Where a trial lies on the axes of scaling, what it reached there and what it costs.
 
-    The axes are `experts`, `slots` and `training_flops`; a dense model lies on the last alone.
-    Slots are counted from the routings of the whole test split, in the training's batch size.
+    The axes are `experts`, `slots` and `training_flops`; a dense model only lies on the last. Slots
+    are counted from the routings of the whole test split, at the batch size of training.
     """
 
     on = "trial"
@@ -27,26 +27,26 @@ class Scaling(Suite[TrialSubject]):
     metrics = (
         MetricDef("error", "share", "lower", "Test images whose most probable class is wrong."),
         MetricDef("loss", "nat", "lower", "Mean negative log-likelihood on the test split."),
-        MetricDef("image_flops", "FLOP", "lower", "One image, forward."),
-        MetricDef("parameter_bytes", "B", "lower", "Of the weights of the whole model."),
+        MetricDef("image_flops", "FLOP", "lower", "FLOPs of one image, forward."),
+        MetricDef("parameter_bytes", "B", "lower", "Size of the weights of the whole model."),
         MetricDef(
             "step_ms",
             "ms",
             "lower",
-            "A training step, on average, with whatever else the machine did meanwhile.",
+            "Mean time of a training step, including whatever else the machine did meanwhile.",
         ),
         MetricDef("experts", "experts", None, "Experts of each MoE layer."),
         MetricDef(
             "slots",
             "slots",
             None,
-            "Slots that all experts run for an image, used or not; mean over the MoE layers.",
+            "Slots that all experts run per image, used or not; mean over the MoE layers.",
         ),
         MetricDef(
             "training_flops",
             "FLOP",
             None,
-            "Of training, as counted from what ran; without the optimiser's.",
+            "FLOPs of training, counted from what ran, without the optimiser's.",
         ),
     )
 

@@ -1,19 +1,18 @@
 """Specialization: what each expert is for, by switching it off (2402.12550).
 
 On the test split, in each MoE layer, one expert at a time gets combine weight 0; its tokens are
-not rerouted. d (classes,) is the accuracy of each class with all experts less that without
-this one, signed. The expert's polysemanticity is the Euclidean distance between d / ‖d‖ and the
-one-hot vector of d's largest entry, the first of several:
+not rerouted. d, (classes,), is the accuracy of each class with all experts less that without this
+one, signed. The expert's polysemanticity is the Euclidean distance between d / ‖d‖ and the one-hot
+vector of d's largest entry, the first on ties:
 
     0               it serves one class
-    √(2 − 2/√c)     it serves c classes alike
+    √(2 − 2/√c)     it serves c classes equally
     above √2        every class is better off without it, or as well off; at most 2
 
-An expert without which the accuracy of every class stays as it is has no effect, and no
-polysemanticity.
+If no class's accuracy changes without an expert, the expert has no effect and no polysemanticity.
 
-Only images that give the expert weight in that layer are run again, where that is the same as
-running all; an expert that no image uses costs nothing.
+If it makes no difference to the answers, only images that give the expert weight in that layer are
+run again; an expert that no image uses costs nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,16 +39,16 @@ from suites.support.top_images import TOP_IMAGES, TopImages
 
 SIMILARITY_OF = ("outputs", "directions")
 CLOSE = 1e-2
-"""Logits that agree to this share, or difference, are the same but for rounding."""
+"""Relative and absolute difference up to which logits count as equal but for rounding."""
 
 
 @register_suite("specialization", family="routing", source="arXiv 2402.12550")
 class Specialization(Suite[TrialSubject]):
-    """What each expert is for: the accuracy of each class that is lost when it is switched off.
+    """What each expert is for: the accuracy that each class loses when it is switched off.
 
-    Experts are switched off one by one, in each MoE layer; nothing is rerouted. Known limits:
-    what two experts do alike does not show, since one of them remains; and with few images of a
-    class, those whose answer changes by chance make every expert look polysemantic.
+    Experts are switched off one by one, in each MoE layer; nothing is rerouted. Known limits: what
+    two experts both do does not show, since one of them remains; and with few images of a class,
+    answers that change by chance make every expert look polysemantic.
     """
 
     on = "trial"
@@ -60,13 +59,14 @@ class Specialization(Suite[TrialSubject]):
             "",
             "lower",
             "Mean over the experts with an effect of the distance between d / ‖d‖ and the one-hot "
-            "vector of d's largest entry; d: accuracy that each class loses without the expert.",
+            "vector of d's largest entry, where d is the accuracy that each class loses without "
+            "the expert.",
         ),
         MetricDef(
             "experts_with_effect",
             "share",
             None,
-            "Experts, of those switched off, without which the accuracy of some class changes.",
+            "Share of the experts switched off whose absence changes the accuracy of some class.",
         ),
         MetricDef(
             "largest_drop", "share", None, "Mean over the same experts of d's largest entry."
@@ -75,17 +75,17 @@ class Specialization(Suite[TrialSubject]):
             "accuracy_drop",
             "share",
             None,
-            "Mean over the experts switched off of the accuracy that is lost without the expert.",
+            "Accuracy lost without an expert, mean over the experts switched off.",
         ),
         MetricDef(
             "expert_similarity",
             "",
             "lower",
-            "Mean |cosine| of two outputs that a token's experts give it, where experts report "
-            "them: `of` outputs, or of the directions made of these, which are combined.",
+            "Mean |cosine| of two outputs that a token's experts give it, if experts report them: "
+            "`of` outputs, or of the directions made from them, which are combined.",
         ),
-        MetricDef("experts_left_out", "experts", None, "Those that were not switched off."),
-        MetricDef("passes", "share", None, "Images run again, over images times experts off."),
+        MetricDef("experts_left_out", "experts", None, "Experts that were not switched off."),
+        MetricDef("passes", "share", None, "Images run again, over images × experts off."),
         MetricDef(
             "accuracy_change",
             "share",
@@ -96,17 +96,17 @@ class Specialization(Suite[TrialSubject]):
             "expert_polysemanticity",
             "",
             "lower",
-            "For each expert, (E,); NaN where it was left out or has no effect.",
+            "For each expert, (E,); NaN if it was left out or has no effect.",
         ),
         *TOP_IMAGES,
         CLASS_NAMES,
     )
 
     max_experts: int | None = hyper(
-        64, "Experts of a layer that are switched off, the most used first; None is all.", ge=1
+        64, "Experts switched off in each layer, the most used first; None for all.", ge=1
     )
-    every: int = hyper(1, "Every n-th image of the split is asked without experts.", ge=1)
-    images: int = hyper(6, "Images kept of each expert shown, those that weigh it most.", ge=1)
+    every: int = hyper(1, "Use every n-th image of the split to switch experts off.", ge=1)
+    images: int = hyper(6, "Images kept for each expert shown, those that weight it most.", ge=1)
 
     def applies_to(self, subject: TrialSubject) -> str | None:
         return why_not_routed(subject.model)
@@ -139,7 +139,7 @@ class Specialization(Suite[TrialSubject]):
         yield named_classes(subject.class_names)
 
     def top_images(self, subject: TrialSubject) -> list[TopImages]:
-        """Find how much each layer's experts are used, and by which images most."""
+        """Return how much each layer's experts are used, and which images use them most."""
         layers: list[TopImages] = []
         seen = 0
         for batch in subject.run(subject.model, "test"):
@@ -151,16 +151,16 @@ class Specialization(Suite[TrialSubject]):
 
 
 def image_weights(batch: Observed, layer: int) -> Tensor:
-    """Sum the combine weights of each image's tokens for each expert of a layer, (n, E) double."""
+    """Sum the combine weights of each image's tokens for each expert of a layer: (n, E) double."""
     weights = batch.routings[layer].combine_weights().abs().double()
     return by_image(weights, len(batch.labels)).sum(1).cpu()
 
 
 def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
-    """Tell whether an image is answered alike without the rest of its batch.
+    """Tell whether an image gets the same answer without the rest of its batch.
 
-    No group may hold tokens of two images. Even so a batch of another size rounds otherwise, and
-    a router that reads single bits (`random`) then routes otherwise: so one image is tried.
+    No group may hold tokens of two images. Even then a batch of another size rounds differently,
+    and a router that reads single bits (`random`) routes differently, so one image is tried.
     """
     if not batch.within_images:
         return False
@@ -169,11 +169,11 @@ def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
 
 
 class LayerChanges:
-    """The changes of answers when some experts of one layer are switched off, one by one.
+    """The changes in answers when some experts of one layer are switched off, one by one.
 
     Attributes:
-        images: (classes,) long, images asked of each class.
-        lost: (E, classes) long, images answered rightly less those still so without the expert.
+        images: (classes,) long, the images of each class that were used.
+        lost: (E, classes) long, images answered correctly, less those still so without the expert.
         seen, again: images of the split, and how many were run again.
     """
 
@@ -188,14 +188,14 @@ class LayerChanges:
     def add(self, batch: Observed, chosen: Tensor, apart: bool) -> None:
         """Switch each expert off for the `chosen` images of a batch, (n,) bool.
 
-        A part of the batch is run by itself where it may be (`apart`).
+        A part of the batch is run by itself if that is allowed (`apart`).
         """
         used = image_weights(batch, self.layer) > 0
         labels, right = batch.labels.cpu(), _right(batch.logits, batch.labels)
         np.add.at(self.images, labels[chosen].numpy(), 1)
         self.seen += len(labels)
         for expert in self.switched:
-            # Where groups span images, the expert is also missed by images that do not use it.
+            # If groups span images, images that do not use the expert are affected, too.
             asked = chosen & used[:, expert] if apart else chosen & used[:, expert].any()
             if not asked.any():
                 continue
@@ -211,12 +211,12 @@ class LayerChanges:
 
     @property
     def changes(self) -> np.ndarray:
-        """The vectors d: (E, classes), NaN where there is nothing to say."""
+        """The vectors d: (E, classes), NaN where unknown."""
         known = np.isin(np.arange(len(self.lost)), self.switched)[:, None] & (self.images > 0)
         return np.where(known, self.lost / np.maximum(self.images, 1), np.nan)
 
     def metrics(self) -> Iterator[Metric]:
-        """Return all numbers in `Specialization.metrics`."""
+        """Yield all numbers in `Specialization.metrics`."""
         changes = self.changes[self.switched]
         effective = changes[(self.lost[self.switched] != 0).any(1)]
         if len(effective):
@@ -230,14 +230,14 @@ class LayerChanges:
         yield Metric("passes", self.again / (self.seen * len(self.switched)))
 
     def arrays(self) -> Iterator[Array]:
-        """Return the vectors d and their polysemanticities."""
+        """Yield the vectors d and their polysemanticities."""
         yield Array("accuracy_change", self.changes.astype(np.float32))
         values = np.array(list(map(polysemanticity, self.changes)), dtype=np.float32)
         yield Array("expert_polysemanticity", values)
 
 
 class Similarity:
-    """How alike the outputs are that a token's experts give it, in one layer, batch by batch."""
+    """The similarity of the outputs that a token's experts give it, in one layer."""
 
     def __init__(self) -> None:
         self._sums = dict.fromkeys(SIMILARITY_OF, 0.0)
@@ -256,7 +256,7 @@ class Similarity:
                 self._pairs[of] += int(pairs.sum())
 
     def metrics(self) -> Iterator[Metric]:
-        """Return the mean over all pairs, where there are any."""
+        """Yield the mean over all pairs, if there are any."""
         for of, pairs in self._pairs.items():
             if pairs:
                 yield Metric("expert_similarity", self._sums[of] / pairs, where={"of": of})
@@ -267,7 +267,7 @@ def _right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def polysemanticity(change: np.ndarray) -> float:
-    """Compute the distance of d / ‖d‖ to the one-hot vector of d's maximum; NaN without effect.
+    """Compute the distance of d / ‖d‖ from the one-hot vector of d's maximum; NaN without effect.
 
     Args:
         change: d, (classes,); NaN for classes without images.

@@ -1,4 +1,4 @@
-"""Stability: how alike a model routes the same tokens at other times and in other batches.
+"""Stability: how similarly a model routes the same tokens at other times and in other batches.
 
 Two routings of the same tokens are compared in three ways, each a mean over tokens:
 
@@ -7,13 +7,13 @@ Two routings of the same tokens are compared in three ways, each a mean over tok
     share_agreement    Σ_e min(p_e, q_e): 1 less the total variation of the combine shares p and q
 
 Shares are absolute combine weights over their sum. A token that no expert processed has its whole
-share at "no expert": it agrees with another such token, and with no other.
+share at "no expert": it agrees only with another such token.
 
 `between` in `where` says what is compared:
 
     snapshots             a snapshot and the one before it
     snapshot and end      a snapshot and the last one
-    batch sizes           the final model in batches of the training's size, and of `batch_size`
+    batch sizes           the final model with the batch size of training, and with `batch_size`
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from suites.support.subject import TrialSubject, by_image, why_not_routed
 
 @register_suite("stability", family="routing", source="arXiv 2302.14703")
 class Stability(Suite[TrialSubject]):
-    """How far the routing of the same tokens changes along training and with the batch.
+    """How much the routing of the same tokens changes during training and with the batch.
 
-    On the first images of a split: of validation along training, of test at the end. The final
-    number between snapshots is that of the last two. Where groups lie within images, the batch
-    changes nothing by construction, and the metric carries `where = {"constant": true}`: it is 1
-    but for the rounding of floats. So does the set of experts where every expert sees every token.
+    Measured on the first images of a split: validation during training, test at the end. The final
+    number between snapshots compares the last two. If groups lie within images, the batch changes
+    nothing by construction, and the metric carries `where = {"constant": true}`: it is 1 but for
+    rounding. So does the set of experts if every expert sees every token.
 
-    A sample of routings is kept, in which the report matches the experts of two seeds.
+    A sample of routings is kept, with which the report matches the experts of two seeds.
     """
 
     on = "trial"
@@ -57,14 +57,14 @@ class Stability(Suite[TrialSubject]):
             "top1_change",
             "share",
             None,
-            "Top-1 on the test split in batches of `batch_size` images, less that in batches of "
-            "the training's size.",
+            "Test top-1 in batches of `batch_size` images, less that in batches of the training's "
+            "size.",
         ),
         MetricDef(
             "sampled_shares",
             "share",
             None,
-            "Combine shares of sampled tokens, (tokens, 1 + E) float16; first of no expert.",
+            "Combine shares of sampled tokens, (tokens, 1 + E) float16; the first is no expert's.",
         ),
         MetricDef(
             "sampled_first", "", None, "First choices of the sampled tokens, (tokens,) int16."
@@ -72,9 +72,9 @@ class Stability(Suite[TrialSubject]):
     )
 
     images: int = hyper(256, "Images whose routings are compared, the first of a split.", ge=1)
-    batch_size: int = hyper(8, "Images of a batch, besides the training's size.", ge=1)
+    batch_size: int = hyper(8, "Batch size to compare with that of training.", ge=1)
     sampled_tokens: int = hyper(
-        512, "Tokens of these images, evenly spaced, whose routing is kept; 0 keeps none.", ge=0
+        512, "Evenly spaced tokens of these images whose routing is kept; 0 keeps none.", ge=0
     )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
@@ -111,7 +111,7 @@ class Stability(Suite[TrialSubject]):
         batch_size: int | None = None,
         split: str = "test",
     ) -> Seen:
-        """Run a model on a split: the validation split no further than the images compared."""
+        """Run a model on a split, on validation no further than the images compared."""
         by_layer: list[list[Choices]] = []
         seen = right = 0
         within_images = True
@@ -136,7 +136,7 @@ class Choices:
     Attributes:
         first: (n,) long, each token's first choice.
         taken: (n, E) bool, the experts that processed it.
-        shares: (n, 1 + E) float, its combine shares; first that of no expert.
+        shares: (n, 1 + E) float, its combine shares; the first is that of no expert.
         seen_by_all: whether every expert processes every token by construction.
     """
 
@@ -147,7 +147,7 @@ class Choices:
 
     @classmethod
     def of(cls, routing: Routing, images: int, wanted: int) -> Choices:
-        """Read the tokens of the first `wanted` of a batch's images off a routing."""
+        """Read off a routing how the tokens of a batch's first `wanted` images were routed."""
         weights = routing.combine_weights().float().abs()
         total = weights.sum(-1, keepdim=True)
         shares = torch.cat([(total == 0).float(), weights / total.clamp(min=1e-30)], -1)
@@ -158,7 +158,7 @@ class Choices:
 
     @classmethod
     def joined(cls, parts: Sequence[Choices]) -> Choices:
-        """Join batches to one."""
+        """Join batches into one."""
         tensors = ((each.first, each.taken, each.shares) for each in parts)
         first, taken, shares = map(torch.cat, zip(*tensors, strict=True))
         return cls(first, taken, shares, parts[0].seen_by_all)
@@ -173,7 +173,7 @@ class Choices:
         yield Metric("set_agreement", float(jaccard.double().mean()), where=constant)
 
     def sample(self, layer: int, tokens: int) -> Iterator[Array]:
-        """Return the routing of evenly spaced tokens, as small arrays."""
+        """Yield the routing of evenly spaced tokens, as small arrays."""
         spaced = np.linspace(0, len(self.first) - 1, min(tokens, len(self.first))).round()
         index = torch.from_numpy(spaced.astype(np.int64))
         shares = self.shares[index].half().numpy()
@@ -187,7 +187,7 @@ class Seen:
 
     Attributes:
         layers: the choices of each MoE layer for the images compared, in network order.
-        top1: share of right answers; on the test split of all of its images.
+        top1: share of right answers; on the test split over all its images.
         within_images: whether no group of tokens spans two images.
     """
 
@@ -199,12 +199,12 @@ class Seen:
 def compare(
     one: Seen, other: Seen, between: str, step: int | None = None, split: str | None = None
 ) -> Iterator[Metric]:
-    """Return how alike two passes over the same images routed, for each layer and as the mean."""
+    """Yield how similarly two passes over the same images routed, per layer and as the mean."""
     layers = [a.agreement(b) for a, b in zip(one.layers, other.layers, strict=True)]
     for metric in layers_and_mean(layers, split):
         yield replace(metric, step=step, where=metric.where | {"between": between})
 
 
 def overlap(one: Tensor, other: Tensor) -> float:
-    """Return the mean over tokens of Σ min(p, q) of two (n, …) tables of distributions."""
+    """Return the mean over tokens of Σ min(p, q) for two (n, …) tables of distributions."""
     return float(torch.minimum(one, other).double().sum(-1).mean())

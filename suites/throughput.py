@@ -1,13 +1,13 @@
 """Throughput of a bare MoE layer and of the whole model, against dense ones, in one process.
 
 The dense counterpart of a layer is an MLP of one expert's shape, run on as many rows as take the
-experts' FLOPs: the slots that they run, g · E · s, used or not, read off the routing; the tokens
-where all experts together have the parameters of that MLP and are factors of one product. So
+experts' FLOPs: the slots that they run, g · E · s, used or not, read off the routing; or the tokens
+if all experts together have the parameters of that MLP and are factors of one product. So
 
     overhead = median time of the layer / median time of its dense counterpart
 
-is what routing, dispatching and combining cost, or factorising. The dense counterpart of a model
-is the same model without MoE layers. Inputs are standard normal, weights untrained, all float32.
+is what routing, dispatching and combining cost, or factorising. A model's dense counterpart is the
+same model without MoE layers. Inputs are standard normal, weights untrained, all float32.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ ShapeName = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape to time: (batch, tokens, dim) inputs, and the experts."""
+    """A shape to time: (batch, tokens, dim) inputs, and the experts."""
 
     shape: str
     batch: int
@@ -53,10 +53,10 @@ SHAPES: dict[ShapeName, tuple[int, int, int, int]] = {
     "A": (8, 196, 384, 1536),
     "B": (64, 49, 96, 192),
 }
-"""Images, tokens of an image, width, hidden width of an expert."""
+"""Images, tokens per image, width, hidden width of an expert."""
 
 MANY_REPEATS = 1000
-"""Repeats from which the 99th percentile means something."""
+"""Number of repeats from which the 99th percentile is meaningful."""
 
 
 RATE: dict[Pass, str] = {"forward": "", "train": "train_"}
@@ -72,52 +72,52 @@ def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
             f"{name}_overhead",
             "",
             "lower",
-            f"Median time of {what} over that of the dense counterpart: for a layer an MLP that "
-            "runs the experts' FLOPs, for a model the one without MoE layers.",
+            f"Median time of {what} over that of the dense counterpart: for a layer, an MLP that "
+            "runs the experts' FLOPs; for a model, the one without MoE layers.",
         ),
         MetricDef(f"{name}_overhead_low", "", None, "Lower end of its 95 % bootstrap interval."),
         MetricDef(f"{name}_overhead_high", "", None, "Upper end of its 95 % bootstrap interval."),
         MetricDef(f"{name}_repeats", "repeats", None, f"Timed repeats of {what}."),
-        MetricDef(f"{name}_dense_rows", "rows", None, "Rows of the dense MLP, for the FLOPs."),
+        MetricDef(f"{name}_dense_rows", "rows", None, "Rows of the dense MLP, to match FLOPs."),
         MetricDef(f"{rate}tokens_per_s", "tokens/s", "higher", f"Median rate of {what}."),
         MetricDef(f"{rate}images_per_s", "images/s", "higher", f"Median rate of {what}."),
         MetricDef(
             f"{rate}peak_memory_bytes",
             "B",
             "lower",
-            f"Most memory at once in {what}, parameters included; where the device tells it.",
+            f"Peak memory in {what}, parameters included; if the device reports it.",
         ),
         MetricDef(
             f"{rate}other_load",
             "cores",
             "lower",
-            f"Cores that other processes kept busy while {what} was timed; where it took long "
-            "enough to tell.",
+            f"Cores that other processes kept busy while {what} was timed; if it took long enough "
+            "to tell.",
         ),
         MetricDef(
             f"{rate}other_gpu_load",
             "share",
             "lower",
-            f"Time in which others computed on the GPU, just after {what} was timed.",
+            f"Share of time in which others used the GPU, just after {what} was timed.",
         ),
         MetricDef(
             f"{rate}disturbed",
             "",
             "lower",
-            f"1 where other processes did more than max_load allows while {what} was timed, else "
-            "0; none where any load is allowed.",
+            f"1 if other processes did more than max_load allows while {what} was timed, else 0; "
+            "absent if any load is allowed.",
         ),
     )
 
 
 @register_suite("throughput", family="speed", source="arXiv 2401.15969")
 class Throughput(Suite[LayerSubject]):
-    """Time of a forward and of a forward and backward pass, and what routing adds to it.
+    """Time of a forward pass and of a forward and backward pass, and what routing adds to it.
 
-    `where` gives `scope`, "layer" or "model", the shape and the threads. Repeats alternate with
-    those of the dense counterpart. The defaults take seconds. For a result to publish ask for
-    `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`. Where other processes disturb a
-    comparison it is repeated a few times; the least disturbed one counts, with their load.
+    `where` gives `scope` ("layer" or "model"), the shape and the threads. Repeats alternate with
+    those of the dense counterpart. The defaults take seconds. For publishable results use
+    `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`. If other processes disturb a
+    comparison, it is repeated a few times; the least disturbed one counts, with their load.
     """
 
     on = "layer"
@@ -126,45 +126,45 @@ class Throughput(Suite[LayerSubject]):
     metrics = (
         *_definitions("forward", "a forward pass"),
         *_definitions("train", "a forward and backward pass"),
-        MetricDef("router_forward_ms", "ms", "lower", "Median for the routers alone, forward."),
-        MetricDef("parameter_bytes", "B", "lower", "Of the weights of the layer or model."),
+        MetricDef("router_forward_ms", "ms", "lower", "Median forward time of the routers alone."),
+        MetricDef("parameter_bytes", "B", "lower", "Size of the weights of the layer or model."),
         MetricDef(
             "kept_bytes",
             "B",
             "lower",
-            "What a training pass keeps for its backward pass, its input too, but no weights.",
+            "What a training pass keeps for its backward pass, including its input but no weights.",
         ),
     )
 
     shapes: list[ShapeName] = hyper(
-        ["B"], "Of a bare layer: A is 8 × 196 × 384 with 1536 hidden, B 64 × 49 × 96 with 192."
+        ["B"], "For a bare layer: A is 8 × 196 × 384 with 1536 hidden, B 64 × 49 × 96 with 192."
     )
-    experts: int | None = hyper(None, "Experts of a bare layer; none takes the model's.", ge=1)
-    sweep_experts: list[int] = hyper([], "Each shape also with these numbers of experts.")
-    sweep_tokens: list[int] = hyper([], "Each shape also with these numbers of tokens.")
-    sweep_batch: list[int] = hyper([], "Each shape also with these numbers of images.")
+    experts: int | None = hyper(None, "Experts of a bare layer; None takes the model's.", ge=1)
+    sweep_experts: list[int] = hyper([], "Also time each shape with these numbers of experts.")
+    sweep_tokens: list[int] = hyper([], "Also time each shape with these numbers of tokens.")
+    sweep_batch: list[int] = hyper([], "Also time each shape with these numbers of images.")
     model_batch: int = hyper(32, "Images for the whole model; 0 leaves it out.", ge=0)
     seconds: float = hyper(0.5, "Time for the repeats of one comparison.", ge=0)
-    min_repeats: int = hyper(5, "Repeats of one comparison, at least.", ge=1)
-    max_repeats: int = hyper(1000, "Repeats of one comparison, at most.", ge=1)
-    threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
+    min_repeats: int = hyper(5, "Minimum repeats of one comparison.", ge=1)
+    max_repeats: int = hyper(1000, "Maximum repeats of one comparison.", ge=1)
+    threads: int = hyper(1, "Torch's threads on a CPU.", ge=1)
     max_load: float | None = hyper(
         0.25,
-        "Cores that others may keep busy, or a twentieth of all if more (on a GPU half), else the "
-        "timing is marked as disturbed; null: any number.",
+        "Cores that others may keep busy (at least a twentieth of all, half with a GPU) before a "
+        "timing is marked as disturbed; None allows any load.",
         ge=0,
     )
 
     def measure(self, subject: LayerSubject) -> Iterator[Metric | Array]:
         timer = QuietTimer(subject.device, self.max_load)
-        # Shapes are those of MLPs; experts in the place of anything else are timed in the model.
+        # Shapes are those of MLPs; experts that replace anything else are timed in the model.
         for shape in self.points(subject.num_experts) if subject.replaces_mlps else ():
             yield from self.of_layer(subject, shape, timer)
         if self.model_batch:
             yield from self.of_model(subject, timer)
 
     def points(self, num_experts: int) -> list[Shape]:
-        """Return the shapes, and around each the points of the sweeps; none of them twice."""
+        """Return the shapes, and around each the points of the sweeps, without repetition."""
         sweeps = (
             ("num_experts", self.sweep_experts),
             ("tokens", self.sweep_tokens),
@@ -255,8 +255,8 @@ def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> It
     """Summarise the repeats of one comparison.
 
     Args:
-        times: milliseconds of each repeat for "ours", "dense", and "router" where there is one.
-        where: with "batch" and "tokens" of an image.
+        times: milliseconds of each repeat for "ours", "dense", and "router" if there is one.
+        where: includes "batch", and "tokens" per image.
     """
     ours, dense = times["ours"], times["dense"]
     for quantile in (0.5, 0.9, 0.99) if len(ours) >= MANY_REPEATS else (0.5, 0.9):
@@ -281,5 +281,5 @@ def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> It
 
 
 def noise(device: torch.device, *shape: int) -> Tensor:
-    """Draw standard normal float32 input, the same for every router."""
+    """Draw standard normal float32 inputs, the same for every router."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,13 +1,13 @@
 """Traces: where each patch of a few test images went, for a reader to look at.
 
 The sample is the first images of each class of the test split, so all routers and all seeds of a
-study show the same images. Of each patch it keeps the expert with the largest combine weight, and
-that expert's share of the patch's combine weight; weights are read as absolute values, summed over
-an expert's slots. A patch whose combine weights are all 0, as of a dropped token, has no expert.
+study show the same images. For each patch it keeps the expert with the largest combine weight and
+that expert's share of the patch's combine weight; weights are absolute values, summed over an
+expert's slots. A patch whose combine weights are all 0, such as a dropped token, has no expert.
 
 Only the sample is run, as if the split had no other images: a router that routes the tokens of a
-whole batch together sees these. Only tokens that are patches have a place in an image: class tokens
-and registers are left out.
+whole batch together sees only these. Only tokens that are patches have a place in an image: class
+tokens and registers are left out.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from suites.support.subject import TrialSubject, by_image, why_not_routed
 SIDE = 32
 """The longest side of a thumbnail, in pixels."""
 CHANNEL_TOKENS = "mlp_tokens"
-"""What timm calls an MLP-Mixer's network whose tokens are the channels of an image."""
+"""Timm's name for the network of an MLP-Mixer whose tokens are the channels of an image."""
 
 
 @register_suite("traces", family="routing", source="arXiv 2106.05974, 2401.15969")
 class Traces(Suite[TrialSubject]):
     """Where each patch of a few test images went: a small sample, for the web page.
 
-    At the end of training and at snapshots before it, for each MoE layer whose tokens lie on a
-    grid over the image, or are whole images. Known limit: of the experts that process a patch,
-    only the one of the largest weight is kept.
+    Recorded at the end of training and at earlier snapshots, for each MoE layer whose tokens lie on
+    a grid over the image, or are whole images. Known limit: of the experts that process a patch,
+    only the one with the largest weight is kept.
     """
 
     on = "trial"
@@ -56,8 +56,8 @@ class Traces(Suite[TrialSubject]):
             "top_share",
             "share",
             None,
-            "Mean over the sampled tokens of the largest share that one expert has of a token's "
-            "combine weight; 0 for a token without any.",
+            "Largest share of a token's combine weight that goes to one expert, 0 if it has none; "
+            "mean over the sampled tokens.",
         ),
         MetricDef("without_expert", "share", None, "Sampled tokens whose combine weight is 0."),
         MetricDef(
@@ -72,7 +72,7 @@ class Traces(Suite[TrialSubject]):
             "traced_experts",
             "",
             None,
-            "Expert of the largest combine weight, the first of several: int16 (n, rows, columns); "
+            "Expert with the largest combine weight, the first on ties: int16 (n, rows, columns); "
             "-1 for none.",
         ),
         MetricDef(
@@ -86,15 +86,15 @@ class Traces(Suite[TrialSubject]):
             "traced_weights",
             "",
             None,
-            "Combine weight that an image's patches give each expert in all: float32 (n, E).",
+            "Total combine weight that an image's patches give each expert: float32 (n, E).",
         ),
         CLASS_NAMES,
     )
 
     images: int = hyper(2, "Images of each class, the first of the test split.", ge=1)
-    classes: int = hyper(20, "Classes of which images are shown, the first by label.", ge=1)
+    classes: int = hyper(20, "Classes with images shown, the first by label.", ge=1)
     snapshots: int = hyper(
-        4, "Snapshots before the end that are traced, at most, evenly spaced from the start.", ge=0
+        4, "Most earlier snapshots to trace, evenly spaced from the start.", ge=0
     )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
@@ -125,7 +125,7 @@ class Sample:
 
     Attributes:
         images: (n, c, h, w) float, normalised.
-        layers: of each MoE layer, (n, tokens, E) float, the absolute combine weights.
+        layers: for each MoE layer, (n, tokens, E) float, the absolute combine weights.
     """
 
     images: Tensor
@@ -144,7 +144,7 @@ class Sample:
         return cls(torch.cat(images), [torch.cat(layer) for layer in zip(*routings, strict=True)])
 
     def traces(self, model: nn.Module) -> Iterator[Array]:
-        """Return the arrays of each layer whose tokens have a place in the image."""
+        """Yield the arrays of each layer whose tokens have a place in the image."""
         names = [name for name, part in model.named_modules() if isinstance(part, Router)]
         for layer, (name, weights) in enumerate(zip(names, self.layers, strict=True)):
             channels = CHANNEL_TOKENS in name.split(".")
@@ -161,7 +161,7 @@ class Sample:
 
 
 def largest(weights: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Find each token's expert of the largest weight, and its share of all: 0 without an expert.
+    """Return each token's expert with the largest weight, and its share: 0 without an expert.
 
     Args:
         weights: (n, tokens, E) float, 0 or more.
@@ -193,10 +193,10 @@ class Grid:
 
 
 def grid_of(model: nn.Module, tokens: int, size: torch.Size) -> Grid | None:
-    """Find the patches among an image's tokens; None where the tokens lie on no known grid.
+    """Return the patches among an image's tokens; None if the tokens lie on no known grid.
 
-    One token is the whole image. Else the grid is that of timm's patch embedding, after the class
-    token and registers; or, in a hierarchical network, that of pixels at some stride.
+    A single token is the whole image. Otherwise the grid is that of timm's patch embedding, after
+    the class token and registers; or, in a hierarchical network, that of pixels at some stride.
 
     Args:
         size: height and width of an image.
@@ -218,7 +218,7 @@ def grid_of(model: nn.Module, tokens: int, size: torch.Size) -> Grid | None:
 
 
 def thumbnails(images: Tensor) -> np.ndarray:
-    """Shrink (n, c, h, w) images to uint8; each channel from its darkest value to its brightest."""
+    """Shrink (n, c, h, w) images to uint8, each channel from its darkest value to its brightest."""
     scale = min(1.0, SIDE / max(images.shape[2:]))
     height, width = (max(1, round(scale * side)) for side in images.shape[2:])
     small = adaptive_avg_pool2d(images, (height, width))

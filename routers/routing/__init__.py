@@ -1,4 +1,4 @@
-"""The value that a router returns, in its forms."""
+"""Routings: the values that routers return, in all their forms."""
 
 from routers.routing.base import Routing
 from routers.routing.dense import MergedRouting, MixtureRouting, SoftRouting

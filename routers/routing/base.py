@@ -1,4 +1,4 @@
-"""Routing: which expert processes which token, and how the outputs are joined.
+"""Routing: which expert processes which token, and how the outputs are combined.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
 
@@ -7,8 +7,8 @@ A routing *is* two tensors, dispatch `D` and combine `C`, both (g, t, E, s):
     slot_inputs[g,e,s] = Σ_t D[g,t,e,s] · x[g,t]
     y[g,t]             = Σ_e,s C[g,t,e,s] · expert_e(slot_inputs[g,e,s])
 
-Each form carries them in its cheapest exact shape. The tensors are the definition; `dispatch`
-and `combine` are the fast paths, and must equal it in value and in gradient.
+Each form stores them in its cheapest exact shape. The tensors are the definition; `dispatch` and
+`combine` are the fast paths, and must match it in value and in gradient.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class computed_once(Generic[T]):
-    """A property that is kept from its first use on; while torch's compiler traces, it is not.
+    """A property that is cached on first use, except while torch's compiler traces.
 
-    The one of `functools` takes a lock in Python 3.11, which the compiler cannot trace.
+    `functools.cached_property` takes a lock in Python 3.11, which the compiler cannot trace.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
 
     def __get__(self, routing: Any, owner: type) -> T:
-        if routing is None:  # asked of the class
+        if routing is None:  # accessed on the class
             return self  # type: ignore[return-value]
         value = self.compute(routing)
         if not torch.compiler.is_compiling():
@@ -50,20 +50,20 @@ class Routing(ABC):
 
     Attributes:
         gates: (g, t, E) float, each token's distribution over the experts, without noise.
-        noisy_gates: the same with the noise that was added to the logits; None where none was.
-        logits: the router's logits without noise, (g, t, E), (g, t, E, s) where soft, or one after
-            the other those of several expert modes; set by `Router.forward`.
-        noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
-        hidden: (g, t, h), the gate's hidden vectors, where the router's own loss reads them.
+        noisy_gates: the same with the noise that was added to the logits; None if none was.
+        logits: the router's logits without noise, (g, t, E), (g, t, E, s) if soft, or those of
+            several expert modes, concatenated; set by `Router.forward`.
+        noisy_logits: the logits used for the allocation; the same tensor if there is no noise.
+        hidden: (g, t, h), the gate's hidden vectors, if the router's own loss reads them.
         noise_std: standard deviation of the noise that was added to the logits; 0 for none.
-        diagnostics: what the allocation reports of itself, such as `marginal_error` (g,), and
-            experts that make a token's outputs orthogonal of these, before and after (see `lora`).
-        loss: the router's own auxiliary loss in training, weighted, a scalar; None for none.
+        diagnostics: what the allocation reports about itself, such as `marginal_error` (g,); also
+            a token's outputs before and after experts make them orthogonal (see `lora`).
+        loss: the router's own auxiliary loss in training, a weighted scalar; None for none.
         statistics: what the router's `after_step` needs besides the loads, without a gradient.
-        expert_sizes: parameters of each expert; none where all are alike.
-        mask: (g, t) bool, the real tokens where others are padding; None where all are real.
-        refused: scalar bool, whether a token's logits were not finite, where nothing could wait for
-            the answer (on a GPU) to raise an error; None where it was known.
+        expert_sizes: parameters of each expert; empty if all are alike.
+        mask: (g, t) bool, the real tokens if others are padding; None if all are real.
+        refused: bool scalar, whether a token's logits were not finite, if raising an error would
+            have meant waiting for a GPU; None if it was known.
     """
 
     gates: Tensor
@@ -80,13 +80,13 @@ class Routing(ABC):
     refused: Tensor | None = field(default=None, kw_only=True)
 
     constant_load: ClassVar[bool] = False
-    """True where the load of an expert is constant by construction."""
+    """Whether the load of an expert is constant by construction."""
     seen_by_all: ClassVar[bool] = False
-    """True where every expert processes every token of its group."""
+    """Whether every expert processes every token of its group."""
 
     @property
     def choices(self) -> int | None:
-        """The experts that each token chooses, at most; None where tokens do not choose."""
+        """The most experts that a token chooses; None if tokens do not choose."""
         return None
 
     @property
@@ -104,7 +104,7 @@ class Routing(ABC):
 
     @property
     def slot_count(self) -> int:
-        """The slots that the experts run in all, used or not: g · E · s."""
+        """The total slots that the experts run, used or not: g · E · s."""
         return self.gates.shape[0] * self.num_experts * self.num_slots
 
     def real(self, values: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Routing(ABC):
         return torch.einsum("gtes,gtd->egsd", d, x.flatten(2)).unflatten(3, x.shape[2:])
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
-        """Combine slot outputs to token outputs: (E, g, s, …) -> (g, t, …)."""
+        """Combine slot outputs into token outputs: (E, g, s, …) -> (g, t, …)."""
         c = self.combine_tensor().to(slot_outputs.dtype)
         y = torch.einsum("gtes,egsd->gtd", c, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
@@ -143,7 +143,7 @@ class Routing(ABC):
         return (self.dispatch_tensor() != 0).any(-1)
 
     def sought(self) -> Tensor:
-        """Return (g, t, E) bool: which experts each token goes to, before dropping."""
+        """Return (g, t, E) bool: which experts each token seeks, before dropping."""
         return self.taken()
 
     def expert_load(self) -> Tensor:
@@ -159,7 +159,7 @@ class Routing(ABC):
         return self.expert_load()
 
     def first_choice(self) -> Tensor:
-        """Return (g, t) long: the expert that each token prefers, the lowest of equal ones."""
+        """Return (g, t) long: the expert that each token prefers, the lowest on ties."""
         return self.gates.argmax(-1)
 
     def dropped_share(self) -> Tensor:

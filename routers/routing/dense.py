@@ -13,7 +13,7 @@ from routers.routing.base import Routing
 
 
 class SeenByAll(Routing):
-    """The base of routings in which every expert sees every token of its group."""
+    """Base class of routings in which every expert sees every token of its group."""
 
     constant_load: ClassVar[bool] = True
     seen_by_all: ClassVar[bool] = True
@@ -35,9 +35,8 @@ class MixtureRouting(SeenByAll):
     """A dense mixture: slot s of every expert holds token s.
 
     Attributes:
-        weights: (g, t, E), the combine weights; the gates where not given.
-        levels: (g, t, E_l) of each expert mode, where the weights are their outer product; None
-            where they are not.
+        weights: (g, t, E), the combine weights; by default the gates.
+        levels: (g, t, E_l) for each expert mode, if the weights are their outer product, else None.
     """
 
     weights: Tensor = None  # type: ignore[assignment]
@@ -49,7 +48,7 @@ class MixtureRouting(SeenByAll):
 
     @classmethod
     def from_levels(cls, levels: tuple[Tensor, ...]) -> Self:
-        """Make gates as the outer product of each mode's, (g, t, E_l); the first is slowest."""
+        """Build gates as the outer product of the modes', (g, t, E_l); the first varies slowest."""
         gates = levels[0]
         for level in levels[1:]:
             gates = (gates.unsqueeze(-1) * level.unsqueeze(-2)).flatten(-2)
@@ -64,7 +63,7 @@ class MixtureRouting(SeenByAll):
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
         weights = self.weights.to(slot_outputs.dtype)
-        # Probabilities that experts give in float32 stay so under autocast.
+        # Probabilities that experts return in float32 stay so under autocast.
         with torch.autocast(slot_outputs.device.type, enabled=False):
             y = torch.einsum("gte,egtd->gtd", weights, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
@@ -86,10 +85,10 @@ class MixtureRouting(SeenByAll):
 
 @dataclass(frozen=True, eq=False)
 class MergedRouting(MixtureRouting):
-    """One expert a group, whose parameters are the weighted mean of all experts'.
+    """One expert per group, whose parameters are the weighted mean of all experts'.
 
-    The combine weights say how much of each expert is in it; the output is not the mixture of the
-    experts' outputs, since experts are not linear in their parameters (2306.03745).
+    The combine weights say how much of each expert it contains; its output is not the mixture of
+    the experts' outputs, since experts are not linear in their parameters (2306.03745).
     """
 
     @property
@@ -118,12 +117,12 @@ class SoftRouting(SeenByAll):
     def from_logits(cls, logits: Tensor) -> Self:
         """Dispatch (g, t, E, s) by a softmax over the tokens, combine by one over all slots.
 
-        A pair at −∞ has weight 0 in both; a slot that has no other reads nothing.
+        A pair at −∞ has weight 0 in both; a slot with only such pairs reads nothing.
         """
         slot_weights = logits.flatten(2).softmax(-1).view_as(logits)
         empty = logits.detach().amax(1, keepdim=True) == -torch.inf
         if exceptional(empty.any()):
-            # Not NaN before it is masked: its gradient would be, too.
+            # The softmax must not be NaN before it is masked, or its gradient would be, too.
             dispatch = logits.masked_fill(empty, 0).softmax(1).masked_fill(empty, 0)
         else:
             dispatch = logits.softmax(1)

@@ -1,4 +1,4 @@
-"""Experts choose tokens."""
+"""Routings in which experts choose tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ExpertChoiceRouting(Routing):
     Attributes:
         tokens: (g, E, s) long, the chosen tokens.
         weights: (g, E, s) float, their combine weights.
-        filled: (g, E, s) bool, which slots are used where experts differ in capacity; None for all.
+        filled: (g, E, s) bool, the used slots if experts differ in capacity; None if all are used.
     """
 
     tokens: Tensor
@@ -33,15 +33,15 @@ class ExpertChoiceRouting(Routing):
     def top_tokens(
         cls, gates: Tensor, capacity: int | None, *, scores: Tensor | None = None
     ) -> Self:
-        """Give each expert the `capacity` tokens of its highest scores, weighted by their gates.
+        """Give each expert the `capacity` tokens with its highest scores, weighted by their gates.
 
-        Of equal scores the earliest token is first. A score of −∞ is never chosen: an expert with
-        fewer others leaves slots empty.
+        Ties go to the earliest token. A score of −∞ is never chosen: an expert with fewer other
+        tokens leaves slots empty.
 
         Args:
             gates: (g, t, E).
             capacity: slots of every expert, at most t; None lets every expert take every token.
-            scores: (g, t, E) to choose by; the gates where None.
+            scores: (g, t, E) to choose by; the gates if None.
 
         Raises:
             RequestError: more slots than tokens.

@@ -1,8 +1,8 @@
-"""Moving rows between tokens and slots with gathers alone, forward and backward.
+"""Moving rows between tokens and slots with gathers only, forward and backward.
 
-Where each slot holds at most one token and each token's choices fill at most K slots, both
-directions of the map are known as indices. So the gradient of a gather is a gather along the
-other direction, and nothing is ever scattered, which is slower and on GPUs not deterministic.
+If each slot holds at most one token and each token's choices fill at most K slots, both directions
+of the map are known as indices. So the gradient of a gather is a gather in the other direction, and
+nothing is ever scattered, which is slower and, on GPUs, not deterministic.
 
 Rows: N tokens of all groups, M slots of all experts. An index one past the last row means "none".
 """
@@ -24,9 +24,9 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def inverse_rows(index: Tensor, rows: int, none: int) -> Tensor:
-    """Return (rows,): which n of the (N, K) index names each row, at most once; `none` for no n.
+    """Invert an (N, K) index that names each row at most once: (rows,), n or `none` for each row.
 
-    An entry of the index that is `rows` names none.
+    An entry of the index that equals `rows` names no row.
     """
     inverse = index.new_full((rows + 1,), none)
     entry = torch.arange(index.shape[0], device=index.device).unsqueeze(1).expand_as(index)
@@ -36,7 +36,7 @@ def inverse_rows(index: Tensor, rows: int, none: int) -> Tensor:
 class DispatchRows(torch.autograd.Function):
     """Token rows to slots: (N, d) -> (M, d).
 
-    token_of_slot (M,) and slot_of_choice (N, K) are each other's inverse.
+    token_of_slot, (M,), and slot_of_choice, (N, K), are each other's inverse.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Groups with padding: real tokens are routed as if there were no others.
 
-Groups of as many real tokens are routed at once, and so are all real tokens where groups mean
-nothing to the router. So every router is exact beside padding without knowing of it.
+Groups with equally many real tokens are routed at once, and so are all real tokens if the router
+ignores groups. So every router is exact in the presence of padding without knowing of it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class PaddedRouting(Routing):
-    """A routing of the real tokens alone; all that it says of padding is 0.
+    """A routing of the real tokens only; all its values for padding are 0.
 
     Attributes:
-        parts: the real tokens, each in one of them; at least one.
+        parts: the real tokens, each in one part; there is at least one part.
     """
 
     parts: tuple[Part, ...]
@@ -50,7 +50,7 @@ class PaddedRouting(Routing):
     def join(cls, parts: Sequence[Part], mask: Tensor) -> Self:
         """Join the routings of all real tokens, which a (g, t) bool mask marks.
 
-        Losses are means over the tokens, statistics are sums.
+        Losses are averaged over the tokens, statistics are summed.
         """
         routings = [part.routing for part in parts]
         first = routings[0]
@@ -88,7 +88,7 @@ class PaddedRouting(Routing):
         )
 
     def spread(self, of: Callable[[Part], Tensor]) -> Tensor:
-        """Put (g', t', …) of each part in its place: (g, t, …), with 0 for padding."""
+        """Put the (g', t', …) values of each part in place: (g, t, …), with 0 for padding."""
         assert self.mask is not None
         return _spread(self.mask, [part.rows for part in self.parts], list(map(of, self.parts)))
 
@@ -148,7 +148,7 @@ def route_padded(
     context: RouterContext,
     together: bool,
 ) -> PaddedRouting:
-    """Route the real tokens, which the context's mask marks, and them alone.
+    """Route only the real tokens, which the context's mask marks.
 
     Args:
         route: routes tokens (g', t', …) without padding, in the context of these tokens.
@@ -173,7 +173,7 @@ def route_padded(
 
 
 def _rows_of_parts(mask: Tensor, together: bool) -> list[Tensor]:
-    """Return (g', t') long rows of each part; groups without real tokens are in none."""
+    """Return the rows of each part, (g', t') long; groups without real tokens are in none."""
     rows = torch.arange(mask.numel(), device=mask.device).view_as(mask)
     if together:
         return [rows[mask].unsqueeze(0)]

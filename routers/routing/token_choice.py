@@ -1,4 +1,4 @@
-"""Tokens choose experts."""
+"""Routings in which tokens choose experts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TokenChoiceRouting(Routing):
 
     Attributes:
         experts: (g, t, K) long, the chosen experts, the preferred one first.
-        weights: (g, t, K) float, combine weight of each choice, were it kept.
+        weights: (g, t, K) float, combine weight of each choice if it is kept.
         position: (g, t, K) long, place of each choice in its expert's queue, from 0.
         capacity: slots of each expert; the same for all.
-        limits: where experts differ, slots that each may fill, at most `capacity`.
-        chosen: (g, t, K) bool, which choices are real, where tokens take different numbers of
-            experts; None where all are.
-        dropless: whether there was no capacity, so that the slots are those of the longest queue.
+        limits: if experts differ, the slots that each may fill, at most `capacity`.
+        chosen: (g, t, K) bool, which choices are real, if tokens take different numbers of experts;
+            None if all are.
+        dropless: whether there was no capacity, so that the longest queue sets the slots.
     """
 
     experts: Tensor
@@ -50,20 +50,20 @@ class TokenChoiceRouting(Routing):
         batch_priority: bool = False,
         renormalize: bool = False,
     ) -> Self:
-        """Give each token the k experts of its highest scores, weighted by its gates.
+        """Give each token the k experts with its highest scores, weighted by its gates.
 
-        Of equal scores the lowest expert is first, of equal priorities the earliest token. A score
-        or logit of −∞ is never chosen: a token with fewer than k others takes fewer experts.
+        Equal scores go to the lowest expert, equal priorities to the earliest token. A score or
+        logit of −∞ is never chosen: a token with fewer than k others takes fewer experts.
 
         Args:
             gates: (g, t, E).
-            capacity: slots of every expert, E numbers where they differ, or None to drop nothing,
-                for which a GPU waits.
-            logits: (g, t, E) that the gates are the softmax of: chooses as the gates do, also
-                where these underflow or round to equal values. Give it for k above 1.
+            capacity: slots of every expert, E numbers if they differ, or None to drop nothing,
+                which waits for a GPU.
+            logits: (g, t, E), whose softmax are the gates: chooses as the gates do, even where
+                these underflow or round to equal values. Pass it for k above 1.
             scores: (g, t, E) to choose by instead.
-            batch_priority: an expert serves the tokens of the highest score first, or of the
-                highest gate where there are no scores, instead of in their order (2106.05974).
+            batch_priority: an expert serves the tokens with the highest score first, or with the
+                highest gate if there are no scores, instead of in their order (2106.05974).
                 All first choices still go before the second ones.
             renormalize: divide the weights by their sum over the choices.
 
@@ -101,7 +101,7 @@ class TokenChoiceRouting(Routing):
     ) -> Self:
         """Queue explicit choices at their experts; the arguments are as in `top_k` and the class.
 
-        The token of the highest `priority`, (g, t), is served first; None serves in order.
+        The token with the highest `priority`, (g, t), is served first; None serves in order.
         """
         position, longest = queue_positions(experts, gates.shape[-1], priority, chosen)
         limits = None
@@ -118,11 +118,11 @@ class TokenChoiceRouting(Routing):
     def from_mask(cls, gates: Tensor, weights: Tensor, selected: Tensor) -> Self:
         """Give each token the experts that a mask selects, any number of them; nothing is dropped.
 
-        Experts of a token are ordered by its gates. A GPU waits for the largest number of them.
+        A token's experts are ordered by its gates. Reading their largest number waits for a GPU.
 
         Args:
             gates: (g, t, E).
-            weights: (g, t, E), combine weight of each pair, were it selected.
+            weights: (g, t, E), combine weight of each pair if it is selected.
             selected: (g, t, E) bool.
         """
         most = int(selected.sum(-1).amax()) if selected.numel() else 0
@@ -152,7 +152,7 @@ class TokenChoiceRouting(Routing):
 
     @computed_once
     def slot_of_choice(self) -> Tensor:
-        """(g·t, K) long: row of each choice in the flattened (E, g, s); one past it if dropped."""
+        """(g·t, K) long: row of each choice in the flattened (E, g, s), one past it if dropped."""
         groups = len(self.experts)
         group = torch.arange(groups, device=self.experts.device).view(-1, 1, 1)
         row = (self.experts * groups + group) * self.capacity + self.position
@@ -160,13 +160,13 @@ class TokenChoiceRouting(Routing):
 
     @computed_once
     def token_of_slot(self) -> Tensor:
-        """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past if unused."""
+        """(E·g·s,) long: row of each slot's token in flattened (g, t), one past it if unused."""
         rows = self.slot_of_choice.shape[0]
         return inverse_rows(self.slot_of_choice, self._rows, rows)
 
     @property
     def _rows(self) -> int:
-        """The rows of the flattened (E, g, s)."""
+        """The number of rows of the flattened (E, g, s)."""
         return self.num_experts * len(self.experts) * self.capacity
 
     def dispatch(self, x: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class TokenChoiceRouting(Routing):
 
 @dataclass(frozen=True, eq=False)
 class GroupChoiceRouting(TokenChoiceRouting):
-    """All tokens of a group go to one expert, whose output has no weight but 1."""
+    """All tokens of a group go to one expert, with weight 1."""
 
     @classmethod
     def of(cls, gates: Tensor, experts: Tensor, allowed: Tensor | None = None) -> Self:
@@ -260,16 +260,16 @@ class GroupChoiceRouting(TokenChoiceRouting):
 
     @property
     def slot_count(self) -> int:
-        """The tokens: each group runs through its own expert, and no slot stays empty."""
+        """The number of tokens: each group runs through its own expert, and no slot stays empty."""
         return self.gates.shape[:2].numel()
 
 
 def queue_positions(
     experts: Tensor, num_experts: int, priority: Tensor | None, chosen: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Find each choice's place in its expert's queue: all first choices, then all second ones.
+    """Return each choice's place in its expert's queue: all first choices, then all second ones.
 
-    The highest `priority` is served first within a rank of choice; a choice that is not real
+    Among choices of the same rank the highest `priority` is served first; a choice that is not real
     (`chosen`) takes no place.
 
     Returns:
@@ -277,7 +277,7 @@ def queue_positions(
     """
     groups, tokens, choices = experts.shape
     if chosen is not None:
-        experts = experts.masked_fill(~chosen, num_experts)  # which is in no queue
+        experts = experts.masked_fill(~chosen, num_experts)  # an expert that has no queue
     order = None if priority is None else priority.argsort(dim=1, descending=True, stable=True)
     if order is not None:
         experts = experts.gather(1, order.unsqueeze(-1).expand_as(experts))

@@ -1,1 +1,1 @@
-"""The base of suites, the subjects that they measure, and shared ways to measure."""
+"""The base class of suites, the subjects that they measure, and shared measurement tools."""

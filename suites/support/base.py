@@ -1,4 +1,4 @@
-"""The base of suites: measurements of finished trials or of bare layers, which never train.
+"""The base class of suites, which measure finished trials or bare layers and never train.
 
 A suite is one file in `suites`, or in a plugin; importing it registers it.
 """
@@ -29,8 +29,8 @@ class MetricDef:
 
     Attributes:
         unit: unit of the values; "" for a pure number.
-        better: which direction is better; None where neither is.
-        meaning: one sentence that a table can carry as its note.
+        better: which direction is better; None if neither is.
+        meaning: one sentence that a table can show as its note.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Metric:
         name: one of the suite's `metrics`.
         layer: MoE layer in network order, from 0; None for the model or the mean over layers.
         step: training step of the snapshot measured; None for the end of training.
-        split: "train", "val" or "test"; None where no data is involved.
-        where: the rest, as plain JSON data.
+        split: "train", "val" or "test"; None if no data is involved.
+        where: all other conditions, as plain JSON data.
     """
 
     name: str
@@ -85,19 +85,19 @@ DECLARATIONS = {
     "main_metric": 'write main_metric = "NAME", the name of one of its metrics',
     "measure": "write def measure(self, subject), which yields each result",
 }
-"""The declarations of a suite, each with how it is written."""
+"""The declarations of a suite, and how to write each of them."""
 SUBJECTS = ("trial", "layer")
 BETTER = ("higher", "lower")
 
 
 class Suite(Configurable, ABC, Generic[Subject]):
-    """The base of all suites; annotated attributes are a suite's options.
+    """Base class of all suites; annotated attributes are a suite's options.
 
     Attributes:
-        on: "trial" measures what a training left, a `TrialSubject`; "layer" needs no training
-            and measures a `LayerSubject`, with the machine to itself.
-        main_metric: the one that ranks routers in a digest; of the mean over layers, at the end.
-        main_where: the `where` of that metric, where the name has several.
+        on: "trial" measures the result of a training run, a `TrialSubject`; "layer" needs no
+            training and measures a `LayerSubject`, with the machine to itself.
+        main_metric: the one that ranks routers in a digest, as the mean over layers, at the end.
+        main_where: the `where` of that metric, if the name has several.
         metrics: every name that `measure` yields.
     """
 
@@ -138,22 +138,22 @@ class Suite(Configurable, ABC, Generic[Subject]):
     def transfers(self) -> dict[str, int]:
         """Return the data sets that it measures on besides the trial's own.
 
-        By name, each with the training images that it needs of every class. Such a data set is
-        loaded before anything is trained, and refused where it does not fit.
+        They are given by name, with the training images needed per class. Such a data set is
+        loaded before anything is trained, and refused if it does not fit.
         """
         return {}
 
     def applies_to(self, subject: Subject) -> str | None:
-        """Say in a few words why the suite cannot measure a subject; None where it can."""
+        """Return in a few words why the suite cannot measure a subject, or None if it can."""
         return None
 
     @abstractmethod
     def measure(self, subject: Subject) -> Iterator[Metric | Array]:
-        """Measure, and yield each result when it is known."""
+        """Measure, and yield each result as soon as it is known."""
 
 
 def _fault_of(definition: Any, before: Sequence[str]) -> str | None:
-    """Say what is wrong with the definition of a metric, after those of these names."""
+    """Return what is wrong with a metric's definition, if anything, after those named `before`."""
     if not isinstance(definition, MetricDef):
         return f"metrics has {described(definition)}, not a MetricDef"
     for attribute in ("name", "unit", "meaning"):
@@ -171,7 +171,7 @@ def build_suite(name: str, **options: Any) -> Suite[Any]:
     """Build a registered suite by name.
 
     Raises:
-        RequestError: no such suite, or an option that it does not have or refuses.
+        RequestError: there is no such suite, or an option is unknown or invalid.
     """
     suite: Suite[Any] = SUITES.get(name).target(**options)
     return suite
@@ -180,11 +180,11 @@ def build_suite(name: str, **options: Any) -> Suite[Any]:
 def layers_and_mean(
     layers: Sequence[Iterable[Metric]], split: str | None = None
 ) -> Iterator[Metric]:
-    """Return each layer's metrics with the layer's number, then each one's mean over the layers.
+    """Yield each layer's metrics with the layer's number, then each metric's mean over the layers.
 
     Args:
         layers: the metrics of each MoE layer, in network order.
-        split: that they were measured on; None leaves the metrics' own.
+        split: the split that they were measured on; None keeps the metrics' own.
     """
     same: dict[tuple[Any, ...], list[Metric]] = defaultdict(list)
     for index, metrics in enumerate(layers):

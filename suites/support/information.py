@@ -1,4 +1,4 @@
-"""Masses of images over experts, and entropy and mutual information of their tables, in bits."""
+"""Images' masses over experts, and the entropy and mutual information of their tables, in bits."""
 
 import math
 
@@ -14,7 +14,7 @@ KINDS = ("soft", "hard")
 
 
 class ImageMasses:
-    """The tokens' distributions over experts, summed over each image; batch by batch."""
+    """The tokens' distributions over experts, summed over each image, added batch by batch."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
@@ -27,7 +27,7 @@ class ImageMasses:
         Padding, where a (g, t) bool mask is false, has weights of 0 and is not counted.
 
         Raises:
-            BenchError: a weight is negative, or the tokens do not divide over the images.
+            BenchError: a weight is negative, or the tokens do not divide evenly among the images.
         """
         weights = by_image(weights.double(), images)
         if (weights < 0).any():
@@ -50,7 +50,7 @@ class ImageMasses:
 
     @property
     def left_out(self) -> float:
-        """Share of the tokens whose weights are all 0."""
+        """The share of tokens whose weights are all 0."""
         return 1 - self._counted / self._tokens
 
     @property
@@ -66,7 +66,7 @@ def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def entropy_bits(masses: Tensor) -> Tensor:
-    """Compute H = −Σ q log2 q of each distribution q, masses over their sum: (…, n) -> (…)."""
+    """Compute H = −Σ q log2 q of each distribution q = masses / their sum: (…, n) -> (…)."""
     shares = masses / masses.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1) / math.log(2)
 

@@ -1,7 +1,7 @@
-"""Routings with known answers: what suites must measure of them follows by hand.
+"""Routings with known answers: what suites must measure can be worked out by hand.
 
-Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
-the images to a batch, so that groups, batches and images differ in size.
+Each routes IMAGES images of TOKENS tokens to EXPERTS experts, with two images per group and half
+of the images per batch, so that groups, batches and images differ in size.
 """
 
 import math
@@ -23,9 +23,9 @@ GROUP = 2 * TOKENS
 
 
 def choose(gates: Tensor, experts: Tensor, capacity: int | None) -> Routing:
-    """Route each token, of gates (images, TOKENS, EXPERTS), to one expert, (images, TOKENS) long.
+    """Route each token, with gates (images, TOKENS, EXPERTS), to one expert, (images, TOKENS) long.
 
-    In groups of two images, of which each expert has `capacity` slots; None drops nothing.
+    Groups are two images, for which each expert has `capacity` slots; None drops nothing.
     """
     gates, experts = gates.view(-1, GROUP, EXPERTS), experts.reshape(-1, GROUP, 1)
     return TokenChoiceRouting.from_choices(gates, experts, gates.gather(-1, experts), capacity)
@@ -58,7 +58,7 @@ class KnownRouting:
         labels: (IMAGES,) long.
         route: labels of a batch -> its routing.
         answers: the values that a suite must measure at every layer and as their mean, by metric;
-            by the suite and, after it, `of` and `kind` of the metrics' `where`.
+            keyed by the suite, followed by `of` and `kind` of the metrics' `where`.
     """
 
     name: str
@@ -101,7 +101,7 @@ ROUTINGS = (
             },
             "entropy combine soft": {"H_s": 0, "H_u": BITS, "MI_label": 0, "MI_label_corrected": 0},
             "specialization": {
-                # Without any of them class 0 is lost and class 1 won.
+                # Without any one of them class 0 is lost and class 1 won.
                 **{"polysemanticity": math.sqrt(2 - math.sqrt(2)), "experts_with_effect": 1},
                 **{"largest_drop": 1, "accuracy_drop": 0, "passes": 1},
             },
@@ -118,7 +118,7 @@ ROUTINGS = (
             "entropy combine hard": {"H_u": 0, "MI_label": 0},
             "entropy combine": {"left_out": LOST},
             "specialization": {
-                # The first image of a pair fills expert 0: class 0 is lost, class 1 never had it.
+                # The first image of a pair fills expert 0: class 0 is lost, class 1 never used it.
                 **{"polysemanticity": 0, "experts_with_effect": 1 / EXPERTS, "largest_drop": 1},
                 **{"accuracy_drop": 1 / CLASSES / EXPERTS, "passes": 1 / EXPERTS},
             },
@@ -139,8 +139,8 @@ ROUTINGS = (
             },
         },
     ),
-    # With a class of its own for each image a permutation changes nothing: all that the plain
-    # mutual information shows is bias.
+    # If each image has its own class, a permutation changes nothing: all that the plain mutual
+    # information shows is bias.
     KnownRouting(
         "oracle of single images",
         torch.arange(IMAGES),
@@ -154,9 +154,9 @@ ROUTINGS = (
 
 
 class KnownSubject:
-    """A trial, as far as suites on routing read it, with two MoE layers of the known routing.
+    """A trial, as far as suites about routing read it, with two MoE layers of the known routing.
 
-    It answers 0; but 1 where an expert that processes a token of the image is switched off.
+    It answers 0, or 1 if an expert that processes a token of the image is switched off.
     """
 
     snapshots: tuple[Snapshot, ...] = ()
@@ -169,7 +169,7 @@ class KnownSubject:
         self.class_names = [str(index) for index in range(self.num_classes)]
 
     def start(self) -> nn.Module:
-        """Return the model: it routed so from the start."""
+        """Return the model, which has routed the same way from the start."""
         return self.model
 
     def run(self, model: nn.Module, split: str) -> Iterator[Observed]:
@@ -181,7 +181,7 @@ class KnownSubject:
             yield Observed(images, labels, logits, [routing, routing])
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-        """Answer images, each of which has its label as its only pixel."""
+        """Return the answers to images whose only pixel is their label."""
         weights = self.case.route(images.flatten().long()).combine_weights()
         of_image = by_image(weights, len(images)).sum(1)
         off = sum((of_image @ (factor == 0).float() for factor in factors.values()), torch.zeros(1))
@@ -207,7 +207,7 @@ def self_test() -> int:
             suite, *rest = place.split()
             where = dict(zip(("of", "kind"), rest, strict=False))
             own = [m for m in measured[suite] if isinstance(m, Metric) and m.where == where]
-            metrics = [metric for metric in own if metric.step is None]  # of the end
+            metrics = [metric for metric in own if metric.step is None]  # at the end
             about = f"self-test: of the {case.name} routing, suite {suite!r}"
             at = "".join(f", {key} {value}" for key, value in where.items())
             for name, value in answers.items():
@@ -216,7 +216,7 @@ def self_test() -> int:
 
 
 def _compare(metrics: list[Metric], name: str, expected: float, about: str, at: str) -> None:
-    """Refuse metrics that are not of both layers and their mean, or not of the expected value."""
+    """Refuse metrics that lack a layer or the mean, or that differ from the expected value."""
     if {metric.layer for metric in metrics} != {0, 1, None}:
         raise BenchError(
             f"{about} does not measure {name}{at} at both layers and as their mean; "

@@ -1,4 +1,4 @@
-"""The subjects of suites, which the engine provides. Suites import no engine."""
+"""The subjects of suites, provided by the engine, which suites do not import."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from routers.routing import Routing
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """One batch as a model saw it, in eval mode and without gradients.
+    """One batch as processed by a model in eval mode, without gradients.
 
     Attributes:
         images: (n, c, h, w) float, normalised.
@@ -37,11 +37,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """A value measured along a training: `val_top1`, `val_loss` or `train_loss`, by `name`.
+    """A value measured during training: `val_top1`, `val_loss` or `train_loss`, by `name`.
 
     Attributes:
         step: optimiser steps done.
-        flops, seconds: of training until then, evaluations left out.
+        flops, seconds: those of training until then, without evaluations.
         split: "train" or "val".
     """
 
@@ -54,29 +54,29 @@ class HistoryPoint:
 
 
 class Snapshot(Protocol):
-    """The model as it was at one step of its training; `flops` and `seconds` as in the history."""
+    """The model at one step of its training; `flops` and `seconds` are as in the history."""
 
     step: int
     flops: float
     seconds: float
 
     def load(self) -> nn.Module:
-        """Load the model with the weights of that step, in eval mode, on the subject's device."""
+        """Return the model with the weights of that step, in eval mode, on the subject's device."""
 
 
 class TrialSubject(Protocol):
     """A trained trial, as suites measure it; they set none of its attributes.
 
     Attributes:
-        num_experts: number of experts of each MoE layer; for a dense model, those of the MoE that
-            it is compared to.
-        attribute_names: names of the protected attribute's values; empty where the data has none.
+        num_experts: number of experts in each MoE layer; for a dense model, that of the MoE with
+            which it is compared.
+        attribute_names: names of the protected attribute's values; empty if the data has none.
         model: the model with its final weights, in eval mode, on `device`.
         has_features: whether the model has pooled features before its classifier.
         derived: whether it started from another trained trial, its parent.
         snapshots: snapshots of the training, in order, the initial weights first.
-        history: losses and accuracies along the training.
-        stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
+        history: losses and accuracies during training.
+        stats: single numbers about training: `steps`, `train_flops`, `flops_budget`, `budget`,
             `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
     """
 
@@ -102,60 +102,60 @@ class TrialSubject(Protocol):
         """Run the model on every image of a split, in a fixed order, batch by batch.
 
         Args:
-            places: (k,) long, on the CPU; the images there alone, in this order, as if the split
-                had no others.
+            places: (k,) long, on the CPU; only the images there are run, in this order, as if the
+                split had no others.
         """
 
     def labels_of(self, split: str) -> Tensor:
         """Return the class of each image of a split, in the order of `run`: (n,) long, CPU."""
 
     def start(self) -> nn.Module:
-        """Load the model as it was before its first step, in eval mode, on `device`.
+        """Return the model as it was before its first step, in eval mode, on `device`.
 
         Raises:
-            UndefinedError: it was derived, and no weights were kept of its start.
+            UndefinedError: it was derived, and its first weights were not kept.
         """
 
     def attribute(self, split: str) -> Tensor | None:
         """Return the protected attribute's value of each image of a split, in the order of `run`.
 
         Returns:
-            (n,) long, on the CPU; None where the data has no such attribute.
+            (n,) long, on the CPU; None if the data has no such attribute.
         """
 
     def features(self, data: str, split: str) -> tuple[Tensor, Tensor]:
         """Compute the final model's pooled features of another data set, in one pass.
 
-        Its images are brought to the size of the model's, and normalised as those.
+        Its images are resized to the model's image size, and normalised in the same way.
 
         Returns:
             (n, d) float, before the classifier, and (n,) long, the labels, both on the CPU.
 
         Raises:
-            RequestError: no such data set, or its images have other channels.
+            RequestError: there is no such data set, or its images have other channels.
         """
 
     def pruned(self, rule: str, experts: int, seed: int = 0) -> nn.Module:
-        """Build the final model with so many experts in each layer, in eval mode, on `device`.
+        """Build the final model with that many experts in each layer, in eval mode, on `device`.
 
         Args:
-            rule: by which they are kept or merged, on validation images: a transform's name.
-            seed: of what the rule draws.
+            rule: the name of the transform that keeps or merges them, on validation images.
+            seed: seed of what the rule draws.
 
         Raises:
-            UndefinedError: the rule, or pruning, has no meaning for the model.
+            UndefinedError: the rule, or pruning, is undefined for the model.
         """
 
     def flops_per_image(self, model: nn.Module) -> float:
-        """Count the FLOPs of one image, forward, in eval mode."""
+        """Return the FLOPs of one image, forward, in eval mode."""
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """Compute the model's logits with the combine weights of some experts multiplied.
 
         Args:
             model: the model, in eval mode.
-            images: (n, c, h, w) float, normalised; a batch of `run`, or a part of one where the
-                groups are images.
+            images: (n, c, h, w) float, normalised; a batch of `run`, or a part of one if groups
+                are images.
             factors: (E,) float by the MoE layer's index in network order; 0 switches an expert off.
 
         Returns:
@@ -205,20 +205,20 @@ class LayerSubject(Protocol):
 
 
 def routers_of(module: nn.Module) -> list[Router]:
-    """Return the routers inside a layer or model, in network order; none where it is dense."""
+    """Return the routers inside a layer or model, in network order; none if it is dense."""
     return [part for part in module.modules() if isinstance(part, Router)]
 
 
 def why_not_routed(model: nn.Module) -> str | None:
-    """Say why suites about routing have nothing to measure; None where they have."""
+    """Return why suites about routing have nothing to measure, or None if they have."""
     return None if routers_of(model) else "the model has no MoE layer"
 
 
 def chosen_experts_answers(subject: TrialSubject, batch: Observed) -> Tensor:
     """Return the class that each image's chosen expert predicts by itself: (n,) long.
 
-    Chosen is the expert of the largest combine weight, the first where several are. The model's
-    only MoE layer gives its answers, and an image is one token there.
+    The chosen expert has the largest combine weight; ties go to the first. The model's only MoE
+    layer produces the answers, and an image is one token there.
 
     Raises:
         BenchError: an image has several tokens there, which may choose different experts.
@@ -242,7 +242,7 @@ def by_image(weights: Tensor, images: int) -> Tensor:
     """Group the weights of tokens by image: (g, t, E) -> (images, tokens of an image, E).
 
     Raises:
-        BenchError: the tokens do not divide over the images.
+        BenchError: the tokens do not divide evenly among the images.
     """
     tokens = weights.shape[:2].numel()
     if tokens % images:

@@ -1,11 +1,11 @@
 """System load: the work of other processes while something is timed.
 
 Cores that others kept busy = (CPU time of the whole system - this process's own, with all of its
-threads) / time that went by. Time that a hypervisor took away counts as theirs, waiting for a disk
-does not. They may be as many as the caller allows on a CPU, where caches, memory and clock rates
-are shared, or a twentieth of all cores where that is more. A timing on a GPU is disturbed by what
-else computes there, and by others on the CPU only where they leave no core to the process that
-launches the kernels: half of the logical cores are allowed, since two of these may share one core.
+threads) / elapsed time. Time taken away by a hypervisor counts as theirs, waiting for a disk does
+not. On a CPU, where caches, memory and clock rates are shared, others may use as many cores as the
+caller allows, or a twentieth of all if that is more. A timing on a GPU is disturbed by other work
+there, and by others on the CPU only if they leave no core to the process that launches the kernels:
+half of the logical cores are allowed, since two of these may share one core.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from suites.support.timing import wait
 Result = TypeVar("Result")
 
 SHORTEST = 0.5
-"""Seconds to watch at least: the system counts CPU time in steps of some 10 ms."""
+"""Minimum seconds to observe: the system counts CPU time in steps of about 10 ms."""
 
 TRIES, WAIT = 4, 2.0
-"""Most tries of a disturbed timing, and seconds between two of them."""
+"""Maximum number of tries of a disturbed timing, and seconds between two of them."""
 
 GPU_SAMPLE = 1.0
-"""Seconds over which nvidia-smi averages the use of a GPU, at most."""
+"""Most seconds over which nvidia-smi averages the use of a GPU."""
 
 GPU_LIMIT = 0.05
 """Share of the time that others may use a GPU."""
@@ -38,7 +38,7 @@ GPU_LIMIT = 0.05
 
 @dataclass(frozen=True)
 class Clocks:
-    """The seconds that went by, that all processors worked, and that this process worked."""
+    """Elapsed seconds, those that all processors worked, and those that this process worked."""
 
     wall: float
     system: float
@@ -56,12 +56,12 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Timed(Generic[Result]):
-    """The result of a timing, and the load of others meanwhile; None where it is unknown.
+    """The result of a timing, and the load of others meanwhile, None if unknown.
 
     Attributes:
-        cores: that others kept busy, on average.
-        gpu: share of the time in which they computed on the GPU, just after the timing.
-        excess: that load over what is allowed of it; 0 where any is.
+        cores: cores that others kept busy, on average.
+        gpu: share of the time in which others used the GPU, just after the timing.
+        excess: that load over what is allowed; 0 if any load is.
     """
 
     result: Result
@@ -71,20 +71,20 @@ class Timed(Generic[Result]):
 
     @property
     def disturbed(self) -> bool:
-        """Whether others did more than is allowed."""
+        """Whether the load of others exceeds what is allowed."""
         return self.excess > 1
 
 
 class QuietTimer:
-    """A timer that repeats disturbed timings, until the machine is quiet or it gives up.
+    """A timer that repeats disturbed timings until the machine is quiet or it gives up.
 
-    If it stays busy, the least disturbed timing is kept, and said to be disturbed. After that the
-    next timings get a single try, until one is not disturbed: a machine that stays busy is not
-    waited for again and again.
+    If the machine stays busy, the least disturbed timing is kept and marked as disturbed. After
+    that, timings get a single try until one is undisturbed, so as not to wait again and again for a
+    machine that stays busy.
 
     Args:
         device: the device that the timings run on.
-        max_load: cores that other processes may keep busy on a CPU; None takes any load.
+        max_load: cores that other processes may keep busy on a CPU; None allows any load.
     """
 
     def __init__(self, device: torch.device, max_load: float | None) -> None:
@@ -93,11 +93,11 @@ class QuietTimer:
 
     @property
     def judges(self) -> bool:
-        """Whether there is a load from which a timing counts as disturbed."""
+        """Whether there is a limit above which a timing counts as disturbed."""
         return self._limit is not None
 
     def time(self, timing: Callable[[], Result]) -> Timed[Result]:
-        """Return the first undisturbed of a few timings, else the least disturbed."""
+        """Return the first undisturbed of a few timings, or else the least disturbed."""
         best = self._once(timing)
         for _ in range(self._tries - 1):
             if not best.disturbed:
@@ -116,14 +116,14 @@ class QuietTimer:
 
 
 def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
-    """Return the cores that other processes may keep busy; None for any number."""
+    """Return how many cores other processes may keep busy; None for any number."""
     if max_load is None:
         return None
     return max(max_load, (psutil.cpu_count() or 1) / (20 if device.type == "cpu" else 2))
 
 
 def excess(cores: float | None, gpu: float | None, limit: float) -> float:
-    """Return the load of others over what is allowed, on the CPU or GPU, whichever is more."""
+    """Return the load of others over what is allowed, on the CPU or GPU, whichever is higher."""
     return max((cores or 0.0) / limit, (gpu or 0.0) / GPU_LIMIT)
 
 
@@ -136,7 +136,7 @@ def busy_seconds() -> float:
 
 
 def gpu_use(uuid: str) -> float | None:
-    """Share of the last moment in which kernels ran on a GPU; None where nobody tells."""
+    """Return the share of the last moment in which kernels ran on a GPU; None if unknown."""
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.check_output(
@@ -151,9 +151,9 @@ def gpu_use(uuid: str) -> float | None:
 def _load_since(
     start: Clocks, device: torch.device, patient: bool
 ) -> tuple[float | None, float | None]:
-    """Return the load of the cores and of the GPU by others, None where it is unknown.
+    """Return the load of others on the cores and on the GPU, each None if unknown.
 
-    Where too little time went by to tell, `patient` watches on.
+    If too little time has passed to tell, `patient` keeps observing.
     """
     if patient:
         time.sleep(max(0.0, SHORTEST - (time.perf_counter() - start.wall)))
@@ -162,5 +162,5 @@ def _load_since(
     if device.type != "cuda" or not patient:
         return cores, None
     wait(device)
-    time.sleep(GPU_SAMPLE)  # what is used then is used by others
+    time.sleep(GPU_SAMPLE)  # any use now is by others
     return cores, gpu_use(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -40,11 +40,11 @@ def interleaved(
     min_repeats: int,
     max_repeats: int,
 ) -> dict[str, np.ndarray]:
-    """Time alternatives in turn, A B then B A then A B …, so that drift meets all alike.
+    """Time alternatives in turn, A B then B A then A B …, so that drift affects all equally.
 
     Args:
         device: where they run.
-        seconds: the repeats end after this, once there are `min_repeats` of each alternative.
+        seconds: repeats end after this time, once there are `min_repeats` of each alternative.
 
     Returns:
         Milliseconds of each repeat, (repeats,), by name; entry i of each was run in turn i.
@@ -65,7 +65,7 @@ def interleaved(
 
 
 def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Time one run, in milliseconds: by a GPU's own events, or by the clock of the host."""
+    """Time one run, in milliseconds: by a GPU's own events, or by the host's clock."""
     wait(device)
     if device.type != "cuda":
         start = perf_counter()
@@ -83,7 +83,7 @@ def elapsed(run: Callable[[], object], device: torch.device) -> float:
 def ratio_interval(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Compute a 95 % bootstrap interval of the ratio of two medians of times, (repeats,) each.
+    """Compute a 95 % bootstrap interval for the ratio of two medians of times, (repeats,) each.
 
     Whole turns are resampled, since what disturbs one run of a turn tends to disturb the other.
     """
@@ -104,7 +104,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given; a CPU has."""
+    """Wait until a device has finished its work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -114,10 +114,10 @@ PASSES: tuple[Pass, ...] = ("forward", "train")
 
 
 def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Return a function that runs one pass each time that it is called; sets the module's mode.
+    """Return a function that runs one pass per call; sets the module's mode.
 
     "forward" is in eval mode without gradients; "train" is forward and backward in training mode,
-    where the backward pass reaches the input too if it requires a gradient.
+    where the backward pass also reaches the input if it requires a gradient.
     """
     module.train(name == "train")
     if name == "forward":
@@ -135,9 +135,9 @@ def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
 
 @torch.no_grad()
 def router_calls(module: nn.Module, x: Tensor) -> list[Callable[[], Routing]]:
-    """Return the calls of routers in one forward pass, in order, to be made again without the rest.
+    """Return the router calls of one forward pass, in order, to be repeated without the rest.
 
-    There are none where the module is dense; a call is made in the router's mode of then.
+    There are none if the module is dense; a call runs in the mode that its router is in by then.
     """
     calls: list[Callable[[], Routing]] = []
 
@@ -155,7 +155,7 @@ def router_calls(module: nn.Module, x: Tensor) -> list[Callable[[], Routing]]:
 
 @contextmanager
 def kept_for_backward(module: nn.Module) -> Iterator[dict[int, int]]:
-    """Record what forward passes keep for the backward pass, without the module's weights.
+    """Record what forward passes keep for the backward pass, except the module's weights.
 
     Yields:
         The bytes of each storage that autograd keeps, by its address.

@@ -1,4 +1,4 @@
-"""The images that an expert weighs most: the use of each expert, and thumbnails."""
+"""The images that an expert weights most: the use of each expert, and thumbnails."""
 
 from collections.abc import Iterator
 
@@ -10,23 +10,23 @@ from torch.nn.functional import adaptive_avg_pool2d
 from suites.support.base import Array, MetricDef
 
 SHOWN, SIDE = 16, 32
-"""Experts of a layer that thumbnails are kept of, and the longest side of one in pixels."""
+"""Number of experts per layer with thumbnails, and a thumbnail's longest side in pixels."""
 
 TOP_IMAGES = (
-    MetricDef("expert_usage", "share", None, "Each expert's part of all combine weight: (E,)."),
+    MetricDef("expert_usage", "share", None, "Each expert's share of all combine weight: (E,)."),
     MetricDef(
         "top_images",
         "",
         None,
-        "Thumbnails of the images that weigh an expert most: uint8 (experts, k, c, h, w), from 0 "
-        "for the darkest value of the array to 255; 0 where fewer than k images use the expert.",
+        "Thumbnails of the images that weight an expert most: uint8 (experts, k, c, h, w), from 0 "
+        "for the darkest value of the array to 255; 0 if fewer than k images use the expert.",
     ),
     MetricDef("top_image_experts", "", None, "Experts shown, the most used first: (experts,)."),
     MetricDef(
         "top_image_weights",
         "",
         None,
-        "Combine weight that the image's tokens give the expert in all: (experts, k).",
+        "Total combine weight that the image's tokens give the expert: (experts, k).",
     ),
     MetricDef("top_image_labels", "", None, "Classes of these images: (experts, k); -1 for none."),
     MetricDef("top_image_index", "", None, "Their places in the split: (experts, k); -1 for none."),
@@ -34,14 +34,14 @@ TOP_IMAGES = (
 
 
 class TopImages:
-    """The use of each expert of one layer, and the k images that weigh it most, batch by batch.
+    """The use of each expert of one layer, and the k images that weight it most, batch by batch.
 
-    All images are added once, which settles who is kept; then all are shown again, to be kept.
+    All images are added once, which settles which to keep; in a second pass those are kept.
 
     Attributes:
-        usage: (E,) double, the combine weight of each expert in all.
-        weights: (E, k) double, of the images that weigh it most, the heaviest first.
-        index: (E, k) long, these images' places in the split; -1 where there are fewer.
+        usage: (E,) double, the total combine weight of each expert.
+        weights: (E, k) double, the weights of the images that weight it most, largest first.
+        index: (E, k) long, these images' places in the split; -1 if there are fewer.
     """
 
     def __init__(self, num_experts: int, k: int) -> None:
@@ -55,11 +55,11 @@ class TopImages:
         return len(self.usage)
 
     def add(self, weights: Tensor, first: int) -> None:
-        """Add images from place `first` of the split on: (n, E) double, what each gives experts."""
+        """Add images from place `first` of the split on: (n, E) double, their experts' weights."""
         self.usage += weights.sum(0)
         places = torch.arange(first, first + len(weights)).expand(self.num_experts, -1)
         both = torch.cat([self.weights, weights.T], 1)
-        # Stable: of equal weights the earlier image stays, and none takes the place of "no image".
+        # Stable: on ties the earlier image stays, and none of weight 0 replaces "no image".
         order = both.argsort(dim=1, descending=True, stable=True)[:, : self.weights.shape[1]]
         self.weights = both.gather(1, order)
         self.index = torch.cat([self.index, places], 1).gather(1, order)
@@ -71,11 +71,11 @@ class TopImages:
 
     @property
     def shown(self) -> list[int]:
-        """The experts that images are shown of: the most used, and no unused one."""
+        """The experts for which images are shown: the most used, and no unused one."""
         return [expert for expert in self.most_used(SHOWN) if self.usage[expert] > 0]
 
     def keep(self, images: Tensor, labels: Tensor, first: int) -> None:
-        """Keep thumbnails of those among (n, c, h, w) images that weigh a shown expert most."""
+        """Keep thumbnails of those among (n, c, h, w) images that weight a shown expert most."""
         wanted = self.index[self.shown]
         here = wanted[(wanted >= first) & (wanted < first + len(images))].unique()
         for place in here.tolist():
@@ -84,7 +84,7 @@ class TopImages:
             self._kept[place] = adaptive_avg_pool2d(image, size).cpu(), int(labels[place - first])
 
     def arrays(self) -> Iterator[Array]:
-        """Return the use of each expert, and its images; no images where no expert is used."""
+        """Yield the use of each expert, and its images; no images if no expert is used."""
         total = self.usage.sum().clamp(min=torch.finfo(torch.double).tiny)
         yield Array("expert_usage", (self.usage / total).numpy())
         if not self._kept:
