@@ -243,7 +243,7 @@ def sentence(changed: Mapping[str, Iterable[str]]) -> str:
     each = {part for texts in changed.values() for text in texts for part in text.split(", ")}
     *others, last = sorted(each)
     return (
-        f"Of older code than the newest results here: {', '.join(changed)}; since then "
+        f"From older code than the newest results here: {', '.join(changed)}; since then "
         f"{' and '.join(filter(None, (', '.join(others), last)))} changed."
     )
 

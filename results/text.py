@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
         times = Counter((key.tag, key.value) for key in keys)
         for key in keys:
             if times[key.tag, key.value] > 1:
-                raise yaml.MarkedYAMLError(f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.MarkedYAMLError(f"the key {key.value!r} occurs twice", key.start_mark)
         return node
 
 

@@ -124,7 +124,7 @@ def _orphans(session: Session) -> Iterator[Fault]:
         query = select(row_type.fingerprint).outerjoin(link).where(link.study_id.is_(None))
         for fingerprint in session.scalars(query.order_by(row_type.id)):
             name = f"{row_type.__tablename__[:-1]} {fingerprint[:10]}"
-            yield Fault("orphan", name, "it belongs to no study, so that no report shows it")
+            yield Fault("orphan", name, "it belongs to no study, so no report shows it")
 
 
 def _arrays(session: Session) -> Iterator[Fault]:

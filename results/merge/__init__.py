@@ -64,8 +64,8 @@ def merge_all(target: str, sources: Sequence[str], home: Path) -> list[Merged]:
         for name in sources:
             if _same(name, target):
                 raise StoreError(
-                    f"{name} is the database that is merged into: name the others alone, or "
-                    "another one to merge into with --db"
+                    f"{name} is the database that is merged into: name only the others, or "
+                    "choose another target with --db"
                 )
             store = open_store(name, create=False, read_only=True)
             stores.append(opened.enter_context(store))

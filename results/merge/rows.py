@@ -172,8 +172,8 @@ class RowCopy:
                 return None
             if id not in self.ids[other]:
                 raise StoreError(
-                    f"its table {made.name} has a row with the {column} {id}, and there is none "
-                    f"such in {other}: `python bench.py db verify` names all such rows"
+                    f"its table {made.name} has a row with the {column} {id}, and there is no such "
+                    f"row in {other}: `python bench.py db verify` lists all of these"
                 )
             values[column] = self.ids[other][id]
         return values
