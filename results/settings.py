@@ -17,7 +17,7 @@ Settings = dict[str, str]
 
 
 def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) -> dict[str, Any]:
-    """Replace each value that was found for a description's router with `found`.
+    """Return a description in which each value that was found for its router reads `found`.
 
     Args:
         baselines: routers whose auxiliary losses and experts are left out, since they have none.

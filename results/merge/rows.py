@@ -46,8 +46,8 @@ class Identity:
 
     Attributes:
         columns: two rows that agree in all of these are one; ids are first mapped to the target's.
-        earliest: a time of which the earlier value is kept.
-        latest: a time of which the later value is kept, and then the columns that go with it.
+        earliest: a time whose earlier value is kept.
+        latest: a time whose later value is kept, followed by the columns that go with it.
         complete: which rows are copied; None for all. Rows that belong to others are left out too.
     """
 
@@ -98,7 +98,7 @@ class RowCopy:
     Attributes:
         changes: functions that change new rows, by table.
         added: number of new rows by table.
-        updated: number of rows of which a time was changed.
+        updated: number of rows whose times were changed.
         ids: the target's id of each of the source's rows, by table.
         left_out: ids of the source's rows that are not copied, by table.
     """

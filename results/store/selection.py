@@ -11,7 +11,7 @@ routers, and again with one of them after a code change, shows both. `older` mar
 are made of (a component, the protocol; data or weights with the same description) has another
 version in the last requested of the study's trials and layers that contain it. A measurement is
 older if its subject is, or if the study's last measurement by its suite is from other code. If a
-code change is reverted and the study requested again, the reverted code is the newest again.
+code change is reverted and the study requested again, the restored code is the newest again.
 Outside a study nothing is older.
 
 Each result is a dict for one row of a frame; its `current` tells whether the row counts.
