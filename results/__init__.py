@@ -1,7 +1,7 @@
 """The results database: typed records go in, frames and statistics come out.
 
 `load_study` reads a study as pandas frames, and `open_store` opens the database. `results.frames`
-and `results.statistics` load pandas or scipy, so their modules are imported where they are needed.
+and `results.statistics` load pandas or scipy, so import their modules only where you need them.
 """
 
 from results.store.records import (

@@ -1,4 +1,4 @@
-"""The base of all tables: names of constraints, types of columns, a number for each row."""
+"""The base of all tables: constraint names, column types and a numeric id for each row."""
 
 import io
 import math
@@ -13,7 +13,7 @@ from results.text import UnstorableError, readable
 
 
 class Readable(TypeDecorator[str]):
-    """Text. What no database can hold, as of a file's name that is no UTF-8, is kept escaped."""
+    """Text. Characters that no database can hold, as in a non-UTF-8 file name, are escaped."""
 
     impl = Text
     cache_ok = True
@@ -23,7 +23,7 @@ class Readable(TypeDecorator[str]):
 
 
 class Real(TypeDecorator[float]):
-    """A float that is always there. SQLite turns NaN into NULL, so NULL is read as NaN."""
+    """A float that is never missing. SQLite turns NaN into NULL, so NULL is read as NaN."""
 
     impl = Double
     cache_ok = True
@@ -36,7 +36,7 @@ class Real(TypeDecorator[float]):
 
 
 class Moment(TypeDecorator[datetime]):
-    """A time with its zone; kept in UTC, since SQLite keeps no zone."""
+    """A time with its zone, stored in UTC because SQLite stores no zone."""
 
     impl = DateTime
     cache_ok = True
@@ -49,9 +49,9 @@ class Moment(TypeDecorator[datetime]):
 
 
 class Npy(TypeDecorator[np.ndarray]):
-    """A numpy array as the bytes of an `.npy` file: its type and shape are in it; no pickle.
+    """A numpy array as the bytes of an `.npy` file, with its type and shape; never pickled.
 
-    Its texts are readable, see `Readable`, also those that older code kept as they were.
+    Its texts are escaped as in `Readable`, including those that older code stored unescaped.
     """
 
     impl = LargeBinary
@@ -78,7 +78,7 @@ def _readable(array: np.ndarray) -> np.ndarray:
 
 
 class Base(DeclarativeBase):
-    # Named constraints can be altered by later migrations, in SQLite too.
+    # Later migrations can alter named constraints, even in SQLite.
     metadata = MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",

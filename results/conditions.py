@@ -13,31 +13,31 @@ from results.settings import PARENT, REPLICATE, Settings, comparable, flattened,
 from results.text import to_json
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
-"""Settings that routers do not share: they count once the trials of one router differ in them."""
+"""Settings specific to a router: they count only if trials of one router differ in them."""
 PLAIN = (
     *("experts.num_experts", "experts.name", "data.name", "model.name", "model.layers"),
     *("router.capacity_factor", "router.affinity", "train.lr"),
 )
-"""Settings by which a reader knows a trial best, the best first."""
+"""Settings by which a reader recognises a trial most easily, the most telling first."""
 MANY = 3
-"""Settings that can be read at a glance."""
+"""Number of settings that can be read at a glance."""
 OPTIONS = "experts.options."
 LACKED = ("experts.", "train.loss_options.")
-"""Settings that a trial may lack without being set apart from those that have them."""
+"""Settings that a trial may lack without differing from trials that have them."""
 
 
 @dataclass(frozen=True, order=True)
 class Condition:
     """Settings that set a trial or layer apart: pairs of a path, as `--set` takes it, and a value.
 
-    Empty where nothing differs but router and seed. A value is a text or JSON.
+    Empty if nothing but router and seed differs. A value is plain text or JSON.
     """
 
     settings: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, settings: Mapping[str, str]) -> Condition:
-        """Make the condition of a mapping, in its order."""
+        """Make a condition from a mapping, in the mapping's order."""
         return cls(tuple(settings.items()))
 
     @property
@@ -60,7 +60,7 @@ class Condition:
         return Condition(self.settings + other.settings)
 
     def where(self, keep: Callable[[str], bool]) -> Condition:
-        """Keep the settings whose paths are wanted."""
+        """Return the condition with only the settings whose paths `keep` accepts."""
         return Condition(tuple(pair for pair in self.settings if keep(pair[0])))
 
 
@@ -69,20 +69,20 @@ def conditions(
     baselines: Collection[str] = (),
     trained: Sequence[Mapping[str, Any]] = (),
 ) -> list[Condition]:
-    """Find the condition of each description: settings that differ, besides router and seed.
+    """Return the condition of each description: the settings that differ, besides router and seed.
 
-    Once the trials of any router differ in a setting, the condition of every trial has its own
-    value, a default as well, and `unset` where it could have one and has none. What differs only
-    between routers, each of which has one value, is left out. Where many settings differ, those
-    are left out that set nothing apart which others do not. A derived trial also has
-    `transform=distill parent=soft_moe`, and each `parent.…` in which its siblings differ, unless
-    their own settings always have the same value. What was found for a router alone, by tuning or
-    by matching compute, sets nothing apart: its value is `found`.
+    If the trials of any router differ in a setting, every trial's condition includes that setting
+    with the trial's own value, even a default, or `unset` if it could have a value and has none.
+    Router settings that differ only between routers, with one value per router, are left out. If
+    many settings differ, those that separate no trials beyond what the others do are left out. A
+    derived trial also has `transform=distill parent=soft_moe`, and each `parent.…` in which its
+    siblings differ, unless their own settings always have the same value. Values found for one
+    router alone, by tuning or by matching compute, make no difference: they read `found`.
 
     Args:
-        baselines: routers without MoE layers, which no auxiliary loss and no experts concern.
-        trained: where bare layers are described, the trials beside them: the layers' conditions
-            have the settings that the trials' have.
+        baselines: routers without MoE layers, to which auxiliary losses and experts do not apply.
+        trained: if bare layers are described, the trials of the same study: the layers' conditions
+            include the settings that the trials' conditions have.
     """
     kinds, distinct = _distinct(descriptions, baselines)
     others = _distinct(trained, baselines)[1].values()
@@ -101,7 +101,7 @@ def conditions(
 def _distinct(
     descriptions: Sequence[Mapping[str, Any]], baselines: Collection[str]
 ) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Return the kind of each description, whatever its seed and A/A replicate, and one of each."""
+    """Return each description's kind, ignoring seed and A/A replicate, and one of each kind."""
     described = [comparable(each, baselines) for each in descriptions]
     kinds = [to_json(_without_run(each)) for each in described]
     return kinds, dict(zip(kinds, described, strict=True))
@@ -113,17 +113,17 @@ def _without_run(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def router_label(router: str, aa_replicate: int) -> str:
-    """Name a router for readers; its second run in the A/A control as `soft_moe (twin)`."""
+    """Return a router's name for readers, in the A/A control's second run as `soft_moe (twin)`."""
     return f"{router} (twin)" if aa_replicate else router
 
 
 def label_of(description: Mapping[str, Any]) -> str:
-    """Name the router of a described trial or layer for readers."""
+    """Return the name, for readers, of the router of a described trial or layer."""
     return router_label(description["router"]["name"], description.get(REPLICATE, 0))
 
 
 def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Condition]:
-    """Find the conditions of pairs of a suite and its options, by paths as `balance.batch_size`."""
+    """Return the conditions of (suite, options) pairs, with paths such as `balance.batch_size`."""
     kinds = [(suite, to_json(options)) for suite, options in measured]
     distinct = dict(zip(kinds, measured, strict=True))
     flat = [dict(leaves(options, suite)) for suite, options in distinct.values()]
@@ -137,18 +137,18 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 def conditions_at(
     paths: Collection[str], descriptions: Sequence[Mapping[str, Any]]
 ) -> list[Condition]:
-    """Return what each description has at these paths, of whatever studies the descriptions are.
+    """Return the values of each description at these paths; descriptions may span studies.
 
-    `conditions` chooses the paths by what differs within one study; those of several studies
-    compare once each has the paths of all.
+    `conditions` chooses paths by what differs within one study. Conditions of several studies can
+    be compared only if each has the paths of all of them.
     """
     flat = flattened([comparable(each) for each in descriptions])
     return [_condition(settings, set(paths)) for settings in flat]
 
 
 def _shown(routers: Sequence[str], settings: Sequence[Settings]) -> list[set[str]]:
-    """Choose the paths that each trial's condition has."""
-    # What sets all derived trials apart from the others is the transform's name.
+    """Choose the paths that each trial's condition includes."""
+    # The transform's name separates all derived trials from the others.
     origins = [f"{each.get('transform')} {each.get('parent')}" for each in settings]
     derivation = _differing(settings) & {"transform", "parent"}
     shown = {}
@@ -160,7 +160,7 @@ def _shown(routers: Sequence[str], settings: Sequence[Settings]) -> list[set[str
 
 
 def _of_origin(routers: Sequence[str], settings: Sequence[Settings]) -> set[str]:
-    """Choose the paths for trials of one origin: the same for all, so that they compare."""
+    """Choose the paths for trials of one origin: the same for all, so that they can be compared."""
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in settings]
     shared = {path for path in _differing(own) if not path.startswith(OWN)}
     shown = _needed(shared, routers, own)
@@ -172,9 +172,9 @@ def _of_origin(routers: Sequence[str], settings: Sequence[Settings]) -> set[str]
 def _of_layers(
     routers: Sequence[str], settings: Sequence[Settings], of_trials: Set[str]
 ) -> set[str]:
-    """Choose the paths for bare layers: those of trials, and no more than sets layers apart.
+    """Choose the paths for bare layers: those of the trials, plus only what separates the layers.
 
-    A layer whose condition has what its trials' have not would belong to none of them.
+    A layer whose condition had settings that no trial's condition has would match no trial.
     """
     shared = {path for path in _differing(settings) if not path.startswith(OWN)}
     shown = {*of_trials, *_needed(shared, routers, settings, of_trials, few=0)}
@@ -186,7 +186,7 @@ def _of_layers(
 
 
 def _inherited(settings: Sequence[Settings]) -> set[str]:
-    """Find the paths of parents that differ, unless the children's own always have the same."""
+    """Return the parents' paths that differ, unless the children always have the same values."""
     parents = [{path: each[path] for path in each if path.startswith(PARENT)} for each in settings]
     return {
         path
@@ -196,9 +196,9 @@ def _inherited(settings: Sequence[Settings]) -> set[str]:
 
 
 def _differing(settings: Sequence[Settings]) -> set[str]:
-    """Find the paths without one value for all; to lack a path that others have is to differ.
+    """Return the paths that differ; lacking a path that others have counts as differing.
 
-    But experts and the options of losses differ only where two trials have that setting.
+    Settings of experts and options of losses differ only if two trials that have them differ.
     """
     differing = set()
     for path in set[str]().union(*settings):
@@ -217,7 +217,7 @@ def _needed(
     besides: Set[str] = frozenset(),
     few: int = MANY,
 ) -> set[str]:
-    """Leave out, where the paths are many, those that set nothing apart which others do not.
+    """Drop redundant paths, which separate no trials that others do not, if there are many.
 
     Args:
         besides: paths that are shown in any case.
@@ -235,7 +235,7 @@ def _needed(
 
 
 def _apart(path: str, routers: Sequence[str], settings: Sequence[Settings]) -> np.ndarray:
-    """Find which two trials a path sets apart: a router that lacks it agrees with any value."""
+    """Tell which pairs of trials a path separates: a router that lacks it agrees with any value."""
     values = [each.get(path) for each in settings]
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
     number = np.array([numbers[value] for value in values])
@@ -246,7 +246,7 @@ def _apart(path: str, routers: Sequence[str], settings: Sequence[Settings]) -> n
 
 
 def _plainness(path: str) -> tuple[int, int, str]:
-    """Rank a path: the smaller, the sooner a reader knows by it what a trial is."""
+    """Rank a path: smaller means that readers recognise a trial by it more easily."""
     known = PLAIN.index(path) if path in PLAIN else len(PLAIN)
     return known, path.count("."), path
 

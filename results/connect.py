@@ -1,4 +1,4 @@
-"""Databases by path or URL, on which writers wait for each other instead of failing."""
+"""Databases, opened by path or URL, whose writers wait for each other instead of failing."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from results.files import WAY_OUT, refusal
 from results.text import StoreError, to_json
 
 BUSY_SECONDS = 300
-"""Longest wait of a writer for another one."""
+"""Longest time that a writer waits for another one."""
 ASK_AGAIN = 1
-"""Seconds that a writer waits inside of SQLite, where it hears no Ctrl-C."""
+"""Seconds that a writer waits inside SQLite at a time, since Ctrl-C has no effect there."""
 CHUNK = 1000
-"""Values in one `IN (…)`: every database takes so many."""
+"""Number of values in one `IN (…)`, which every database accepts."""
 
 Value = TypeVar("Value")
 
 
 def may_only_be_read(file: Path) -> bool:
-    """Tell whether there is such a file, and it or its folder cannot be written."""
+    """Tell whether the file exists but it or its folder cannot be written."""
     return file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
 class ReadOnlyFile:
-    """A SQLite file that is opened without a write beside it; `close` removes any copy."""
+    """A SQLite file opened without writing anything beside it; `close` removes any copy."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -48,7 +48,7 @@ class ReadOnlyFile:
         return connection
 
     def close(self) -> None:
-        """Remove the copy."""
+        """Remove the copy, if one was made."""
         if self._copy is not None:
             shutil.rmtree(self._copy.parent, ignore_errors=True)
             self._copy = None
@@ -63,17 +63,17 @@ class ReadOnlyFile:
             return f"{name}?mode=ro&immutable=1"
         if self._copy is None:
             self._copy = Path(tempfile.mkdtemp(prefix="moe-router-bench-")) / self._file.name
-            for part in (log, rollback, self._file):  # the log before what it is written into
+            for part in (log, rollback, self._file):  # the log before the file it is merged into
                 if part.exists():
                     shutil.copyfile(part, self._copy.with_name(part.name))
         return self._copy.as_uri()
 
 
 def resolve(target: str | Path) -> URL:
-    """Return the URL of a database: of a SQLite file, where a path is given.
+    """Return the URL of a database; a path means a SQLite file.
 
     Raises:
-        StoreError: the text looks like a URL and is not one.
+        StoreError: the text looks like a URL but is not a valid one.
     """
     if isinstance(target, Path) or "://" not in target:
         return URL.create("sqlite", database=str(target))
@@ -88,16 +88,16 @@ def resolve(target: str | Path) -> URL:
 def connect(url: URL, *, read_only: bool = False) -> Engine:
     """Make an engine for `url`; connections with the option `write=True` begin as writers.
 
-    A SQLite file that may not be written is opened for reading alone. One on a network file system
-    is refused, unless it is only read.
+    A SQLite file that cannot be written is opened read-only. One on a network file system is
+    refused, unless `read_only` is set.
 
     Args:
-        read_only: True where every write is to be refused. Nothing is written beside a SQLite file
-            either, and the log of a run that died stays as it is.
+        read_only: whether to refuse every write. Nothing is written beside a SQLite file either,
+            and the log of a run that died is left as it is.
 
     Raises:
-        StoreError: there is no driver for this kind of database, or it cannot be written where it
-            lies.
+        StoreError: there is no driver for this kind of database, or the file's location does not
+            allow writing.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
     file = None
@@ -125,7 +125,7 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
     if file is not None:
         event.listen(engine, "engine_disposed", lambda _engine: file.close())
     if is_sqlite:
-        if read_only:  # before the other listener, which leaves such a connection as it is
+        if read_only:  # before the other listener, which leaves read-only connections alone
             event.listen(engine, "connect", lambda new, _: new.execute("PRAGMA query_only = ON"))
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -134,7 +134,7 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
 
 @contextmanager
 def store_errors(url: URL, doing: str) -> Iterator[None]:
-    """Turn what a driver raises into one StoreError that names the database."""
+    """Turn a driver's errors into a StoreError that names the database."""
     try:
         yield
     except StatementError as error:
@@ -145,7 +145,7 @@ def store_errors(url: URL, doing: str) -> Iterator[None]:
 
 
 class Database:
-    """An open database of the newest schema: sessions to read in, transactions to write in."""
+    """An open database with the newest schema: sessions for reading, transactions for writing."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -157,13 +157,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a session that only reads, and waits for no writer."""
+        """Open a session that only reads and never waits for a writer."""
         with store_errors(self.engine.url, "read"), Session(self.engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Open a session that is one transaction: all of it is kept, or nothing."""
+        """Open a session that is one transaction: either all of it is kept or nothing."""
         writer = self.engine.execution_options(write=True)
         with store_errors(self.engine.url, "write to"), Session(writer) as session, session.begin():
             yield session
@@ -180,7 +180,7 @@ class Database:
 
 
 def chunks(values: Iterable[Value]) -> Iterator[list[Value]]:
-    """Yield the distinct values, so many at once as a query takes."""
+    """Yield the distinct values in chunks that fit into one query."""
     distinct = list(dict.fromkeys(values))
     for start in range(0, len(distinct), CHUNK):
         yield distinct[start : start + CHUNK]
@@ -198,7 +198,7 @@ def among(
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # The driver must not begin transactions of its own: `_begin_sqlite` does.
+    # The driver must not begin transactions itself: `_begin_sqlite` does that.
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -207,7 +207,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Let readers and a writer not block each other; the switch itself heeds no busy timeout."""
+    """Keep readers and a writer from blocking each other; the switch ignores the busy timeout."""
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone() == ("delete",):
         try:
@@ -220,14 +220,14 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 
 def _is_locked(error: BaseException | None) -> bool:
-    """Tell whether another connection is in the way, which may be gone in a moment."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says why
+    """Tell whether another connection holds the lock, which it may soon release."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits say why
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails at once if another has written in
-    # between, whatever the timeout; one that begins as a writer waits for its turn.
+    # A transaction that reads first and writes later fails at once if another one has written in
+    # between, whatever the timeout. One that begins as a writer waits its turn.
     if not connection.get_execution_options().get("write", False):
         connection.exec_driver_sql("BEGIN")
         return

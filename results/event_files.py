@@ -1,4 +1,4 @@
-"""Curves as the event files that TensorBoard reads: a run a trial, a scalar a metric and layer."""
+"""Curves as TensorBoard event files: one run per trial, one scalar per metric and layer."""
 
 import json
 import re
@@ -14,22 +14,22 @@ from results.text import StoreError
 
 PATTERN = "events.out.tfevents.*"
 NO_PLACE = ("flops", "seconds", "constant")
-"""What tells no two values of a metric apart: of what else a point has, its tag is made."""
+"""Keys that distinguish no two values of a metric; a point's tag is made of all the others."""
 
 
 def write_event_files(store: Store, folder: Path, study: str | None = None) -> int:
-    """Write what was measured by training step, of each trial into a folder of its own.
+    """Write what was measured at each training step, with one folder per trial.
 
-    The folder of a trial is `STUDY/ROUTER/CONDITION/seed-N`; its older event files are replaced.
+    A trial's folder is `STUDY/ROUTER/CONDITION/seed-N`; older event files in it are replaced.
 
     Args:
         study: name of a study; None for all.
 
     Returns:
-        The number of trials with such a metric.
+        The number of trials with at least one such metric.
 
     Raises:
-        StoreError: no such study, no package tensorboard, or a folder that cannot be written.
+        StoreError: the study or the package tensorboard is missing, or a folder is not writable.
     """
     try:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -57,7 +57,7 @@ def write_event_files(store: Store, folder: Path, study: str | None = None) -> i
 
 
 def _run_of(row: pd.Series) -> Path:
-    """Name the folder of a trial: letters, digits, `=`, `.`, `-`, `_`."""
+    """Return the folder of a trial, named with letters, digits, `=`, `.`, `-` and `_`."""
     label = router_label(row["router"], row["aa_replicate"])
     settings = json.loads(row["settings"])
     own = {path: text for path, text in settings.items() if not path.startswith(f"{row['suite']}.")}
@@ -67,7 +67,7 @@ def _run_of(row: pd.Series) -> Path:
 
 
 def _event(point: Any, began: float) -> Any:
-    """Make the event of one value: its tag is `SUITE/METRIC`, with split, layer and the rest."""
+    """Make the event of one value, tagged `SUITE/METRIC` with its split, layer and other keys."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -1,4 +1,4 @@
-"""Files: their hashes, and file systems on which the locks of SQLite hold on no other machine."""
+"""Files: their hashes, and file systems on which SQLite's locks do not work across machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NETWORK = (
     *("fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs"),
     *("lustre", "nfs", "ocfs2", "orangefs", "panfs", "smb", "wekafs"),
 )
-"""How the types of file systems begin that other machines may have mounted as well."""
+"""Prefixes of the types of file systems that other machines may also have mounted."""
 WAY_OUT = (
     "name a PostgreSQL server, `--db postgresql://USER@HOST/NAME`, or give each machine a file on "
     "its own disk, and put them together with `python bench.py db merge A.db B.db`"
@@ -20,15 +20,15 @@ WAY_OUT = (
 
 
 def file_sha256(path: Path) -> str:
-    """Hash a file's content (SHA-256 in hexadecimal)."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def network_file_system(path: Path) -> str:
-    """Return the type of the network file system that a path lies on, or would lie on; "" if none.
+    """Return the type of the network file system that holds or would hold a path; "" if none.
 
-    Of two file systems that are mounted on one folder the last hides the other.
+    If two file systems are mounted on one folder, the last one hides the other.
     """
     types = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
     absolute = path.resolve()
@@ -37,7 +37,7 @@ def network_file_system(path: Path) -> str:
 
 
 def refusal(file: Path) -> str:
-    """Say why a SQLite file cannot be written where it lies; "" where it can.
+    """Say why a SQLite file cannot be written at its location; return "" if it can.
 
     `WAY_OUT` says what to do instead.
     """

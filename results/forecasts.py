@@ -1,9 +1,9 @@
 """Forecasts of when a plan or a run ends, from earlier durations on this machine.
 
-A training takes its FLOPs divided by the FLOP rate of earlier trainings, and a measurement what
-earlier measurements by its suite took: always the median of those that are most alike, by router
-and model, else by router, else of all. The first trials of a run count before those of earlier
-runs. Nothing is trained or measured to make a forecast.
+A training is expected to take its FLOPs divided by the FLOP rate of earlier trainings; a
+measurement, as long as earlier ones by its suite. The estimate is always the median over the most
+similar ones: same router and model, else same router, else all. The current run's own trials take
+precedence over those of earlier runs. Nothing is trained or measured to make a forecast.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from results.store.store import Store
 from results.text import to_json
 
 HARDWARE = ("name", "processor", "cores", "threads", "gpu", "gpu_count")
-"""Fields that machines share whose durations say something of each other."""
+"""Fields in which two machines must agree for the durations of one to predict the other's."""
 
 TRUSTED = 0.05
-"""Share of a training from which its own pace says more than what others took."""
+"""Share of a training beyond which its own pace predicts better than other trainings do."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Kind:
 
     Attributes:
         model: the model and its data, as JSON.
-        budget: what fixes the FLOPs of a training, as JSON: trainings of one budget take the same.
-        granted: the seconds of a training where it is these that are matched.
+        budget: what determines a training's FLOPs, as JSON: equal budgets mean equal FLOPs.
+        granted: the seconds of a training if wall-clock time is what is matched.
     """
 
     router: str
@@ -66,14 +66,14 @@ class Work:
     """The work left to do on a trial or a bare layer.
 
     Attributes:
-        name: a name that is unique among the works.
-        suites: the suites that are still to measure it.
+        name: a name that is unique among all work items.
+        suites: the suites that have yet to measure it.
         layer: whether it is a bare layer, which is not trained.
-        flops: FLOPs of the whole training, where they were counted.
-        trained: share of its training that is done; 1 where it needs none.
-        training: seconds that the share of the training took that is done.
+        flops: FLOPs of the whole training, if they were counted.
+        trained: share of its training that is done; 1 if it needs none.
+        training: seconds that this share of the training took.
         measuring: seconds for which the first of the suites has been measuring.
-        after: the name of a work that must have ended, if there is one of this name.
+        after: the name of a work item that must end first, if one of this name exists.
     """
 
     name: str
@@ -88,13 +88,13 @@ class Work:
 
     @property
     def projected(self) -> float | None:
-        """The seconds of its whole training at its own pace; None while that says little."""
+        """The seconds of its whole training at its own pace; None while that is too uncertain."""
         trusted = TRUSTED <= self.trained < 1 and self.training > 0
         return self.training / self.trained if trusted else None
 
 
 Place = tuple[str, ...]
-"""A router and a model, a router, or nothing: what is alike."""
+"""What similar work has in common: a router and a model, a router, or nothing."""
 
 
 class Seen:
@@ -115,16 +115,16 @@ class Seen:
     def add_measurement(
         self, kind: Kind, suite: str, layer: bool, seconds: float, skipped: bool = False
     ) -> None:
-        """Add a measurement; one that was skipped tells nothing of other models and data."""
+        """Add a measurement; a skipped one tells nothing about other models and data."""
         for place in _places(kind)[: 1 if skipped else None]:
             self.measurements[suite, layer, place].append(seconds)
 
 
 def read_seen(store: Store, machine: Machine, since: datetime | None = None) -> tuple[Seen, Seen]:
-    """Return what a machine, of any settings, has trained and measured since a time, and before.
+    """Return what a machine, under any settings, trained and measured since a time and before it.
 
     Args:
-        since: None where all counts as before.
+        since: the time; None to count everything as before.
     """
     later, earlier = Seen(), Seen()
     alike = select(MachineRow.id).filter_by(**{name: getattr(machine, name) for name in HARDWARE})
@@ -159,16 +159,16 @@ def read_seen(store: Store, machine: Machine, since: datetime | None = None) -> 
 
 
 def _places(kind: Kind) -> tuple[Place, ...]:
-    """List the kinds of works to learn from, the most alike first."""
+    """Return the groups of work to learn from, the most similar first."""
     return (kind.router, kind.model), (kind.router,), ()
 
 
 class Pace:
-    """Forecasts of the seconds of single works, from earlier ones.
+    """Forecasts of the seconds that single work items take, from earlier ones.
 
     Args:
-        own, earlier: what the run that goes on has done, and what was done before it.
-        running: works under way, whose trainings promise what others of their kind take.
+        own, earlier: what the current run has done, and what was done before it.
+        running: work under way, whose trainings predict how long others of their kind take.
     """
 
     def __init__(self, own: Seen, earlier: Seen, running: Iterable[Work] = ()) -> None:
@@ -180,11 +180,11 @@ class Pace:
         self._known: dict[Work, tuple[float | None, float]] = {}
 
     def training(self, work: Work) -> float | None:
-        """Forecast the seconds of a whole training; None where nothing is known."""
+        """Forecast the seconds of a whole training; None if nothing is known."""
         return work.projected or work.kind.granted or self._like(work) or self._of_this_run()
 
     def measuring(self, work: Work, suite: str) -> float | None:
-        """Forecast the seconds of a suite's measurement; None where it has never measured here."""
+        """Forecast the seconds of a suite's measurement; None if it has never measured here."""
         for place in _places(work.kind):
             for seen in self._tiers:
                 if (seconds := seen.measurements.get((suite, work.layer, place))) is not None:
@@ -192,14 +192,14 @@ class Pace:
         return None
 
     def left(self, work: Work) -> float | None:
-        """Forecast the seconds until a work is done; None where its training's are not known."""
+        """Forecast the seconds until a work item is done; None if its training's are unknown."""
         training, measuring = self.parts(work)
         return None if training is None else training + measuring
 
     def parts(self, work: Work) -> tuple[float | None, float]:
-        """Forecast the seconds of training that are left, and of measuring.
+        """Forecast the remaining seconds of training and of measuring.
 
-        A suite that has never measured here is taken to cost nothing.
+        A suite that has never measured here is assumed to cost nothing.
         """
         same = replace(work, name="", after=None)
         if same not in self._known:
@@ -210,7 +210,7 @@ class Pace:
         return self._known[same]
 
     def _like(self, work: Work) -> float | None:
-        """Forecast from similar trainings: by their seconds if of the same FLOPs, else by rate."""
+        """Forecast from similar trainings: by their seconds if FLOPs are equal, else by rate."""
         for place in _places(work.kind):
             for seen in self._tiers:
                 if (whole := seen.trainings.get((work.kind.budget, place))) is not None:
@@ -220,7 +220,7 @@ class Pace:
         return None
 
     def _of_this_run(self) -> float | None:
-        """Forecast from the other trainings of the run, where FLOPs are not known."""
+        """Forecast from the run's other trainings, if the FLOPs are not known."""
         for seen in self._tiers[:-1]:
             by_budget = [seconds for (_, place), seconds in seen.trainings.items() if not place]
             if by_budget:
@@ -243,10 +243,10 @@ class Forecast:
 
 
 def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) -> Forecast | None:
-    """Spread works over workers; None where it is not known how long one of the trainings takes.
+    """Forecast works spread over workers; None if the duration of any training is unknown.
 
     Args:
-        works: the works under way first, then the others in their order.
+        works: the work under way first, then the rest in order.
         workers: at least one, and one for each trial under way.
         devices: each takes one bare layer at a time.
     """
@@ -265,7 +265,7 @@ def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) 
 
 
 class Load(NamedTuple):
-    """A job to schedule, with a unique name; `after` names a job that must end before it."""
+    """A job to schedule, with a unique name; `after` names a job that must end first."""
 
     name: str
     seconds: float
@@ -275,8 +275,8 @@ class Load(NamedTuple):
 def makespan(loads: Sequence[Load], workers: int) -> float:
     """Compute the seconds until the last job has ended (list scheduling).
 
-    A worker that is free, of at least one, takes the first job that waits for no other. Each job
-    comes after the one that it waits for.
+    A free worker takes the first job that waits for no other. There is at least one worker, and
+    each job is listed after the one that it waits for.
     """
     waiting, ends = list(loads), {load.name: inf for load in loads}
     free = [0.0] * workers
@@ -284,7 +284,7 @@ def makespan(loads: Sequence[Load], workers: int) -> float:
         now = min(free)
         free.remove(now)
         load = next((each for each in waiting if ends.get(each.after or "", 0.0) <= now), None)
-        if load is None:  # until the next of the others has ended
+        if load is None:  # wait until the next running job ends
             free.append(min(end for end in ends.values() if end > now))
             continue
         waiting.remove(load)

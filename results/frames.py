@@ -1,7 +1,7 @@
-"""The database as pandas frames: all that a report reads.
+"""The database as pandas frames: everything that a report reads.
 
-Unless `history` is asked for, a frame holds what counts now (see `results.store.selection`).
-A missing word is None, a missing whole number `pandas.NA`.
+Unless `history` is set, a frame holds only what counts now (see `results.store.selection`).
+A missing text is None, a missing integer `pandas.NA`.
 """
 
 import json
@@ -61,18 +61,18 @@ TYPES: dict[str, Any] = {
 
 
 def trials_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
-    """Return one row a trial, with the attempt that stands for it; `waiting` where there is none.
+    """Return one row per trial, with the attempt that represents it; `waiting` if there is none.
 
-    `parent` is the fingerprint of the trial that it is derived from; `settings` its condition as a
-    JSON mapping of paths to values, and `condition` the same for readers. `aa_replicate` is 1 of a
-    router's second run in the A/A control, and 0 of any other.
+    `parent` is the fingerprint of the trial that it is derived from, `settings` its condition as a
+    JSON mapping of paths to values, and `condition` the same for readers. `aa_replicate` is 1 for a
+    router's second run in the A/A control and 0 otherwise.
 
     Args:
-        study: None for the trials of all studies, and of none.
-        history: every attempt, at trials of older code too.
+        study: None for all trials, including those that belong to no study.
+        history: include every attempt, and trials of older code.
 
     Raises:
-        StoreError: no such study.
+        StoreError: there is no such study.
     """
     _check_study(store, study)
     with store.reading() as session:
@@ -83,7 +83,7 @@ def trials_frame(store: Store, study: str | None = None, *, history: bool = Fals
 def measurements_frame(
     store: Store, study: str | None = None, *, history: bool = False
 ) -> pd.DataFrame:
-    """Return one row a measurement, failed and skipped ones too. Arguments as of `trials_frame`."""
+    """Return one row per measurement, even failed or skipped; arguments as for `trials_frame`."""
     _check_study(store, study)
     with store.reading() as session:
         return _frame(map(_with_label, _measurements(session, study, history)), MEASUREMENT_COLUMNS)
@@ -96,13 +96,13 @@ def metrics_frame(
     history: bool = False,
     names: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Return a row a metric: its condition, place and environment, and what its suite declares.
+    """Return one row per metric value: its condition, place, environment, unit and direction.
 
-    Other arguments as of `trials_frame`. `where` is JSON text with sorted keys; `seed` is missing
-    for bare layers.
+    Other arguments are as for `trials_frame`. `where` is JSON text with sorted keys; `seed` is
+    missing for bare layers.
 
     Args:
-        names: names of the metrics that are read; None for all.
+        names: names of the metrics to read; None for all.
     """
     _check_study(store, study)
     row = MetricRow
@@ -130,7 +130,7 @@ def metrics_frame(
 
 
 def arrays_of(store: Store, study: str | None) -> list[ArrayRecord]:
-    """Return the arrays of a study (None: of all)."""
+    """Return the arrays of a study (None: of all studies)."""
     _check_study(store, study)
     query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
     own = ("study", "suite", "router", "aa_replicate", "seed")
@@ -151,7 +151,7 @@ def arrays_of(store: Store, study: str | None) -> list[ArrayRecord]:
 
 
 def components_frame(store: Store) -> pd.DataFrame:
-    """Return one row a router, experts, loss or suite: its card, as of its newest version."""
+    """Return one row per router, experts, loss or suite: the card of its newest version."""
     query = select(ComponentRow).order_by(ComponentRow.kind, ComponentRow.name, *BY_FIRST_SEEN)
     with store.reading() as session:
         newest = {(row.kind, row.name): row for row in session.scalars(query)}
@@ -179,7 +179,7 @@ def _check_study(store: Store, study: str | None) -> None:
 
 
 def _measurements(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
-    """Return the rows that count (or all); their conditions have the suite options that differ."""
+    """Return the rows that count (or all); their conditions include differing suite options."""
     rows = [row for row in selection.measurements(session, study) if row["current"] or history]
     by_study = defaultdict(list)
     for row in rows:
@@ -192,13 +192,13 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
 
 
 def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
-    """Return the measurements that are done: what a failed one found before is no result."""
+    """Return only finished measurements: what a failed one found before failing is no result."""
     rows = _measurements(session, study, history)
     return [row for row in rows if row["status"] == MeasurementStatus.DONE]
 
 
 def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Return metric definitions by suite, source hash and name; the newest also without hash."""
+    """Return metric definitions by (suite, source hash, name), the newest also by (suite, name)."""
     by_name: dict[tuple[str, ...], dict[str, Any]] = {}
     suites = select(ComponentRow).filter_by(kind="suite").order_by(*BY_FIRST_SEEN)
     for suite in session.scalars(suites):
@@ -209,7 +209,7 @@ def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def _with_label(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its condition as frames have it."""
+    """Return a row with its condition in the form that frames use."""
     condition = _readable(row["condition"])
     return row | {"condition": condition.label, "settings": json.dumps(condition.mapping)}
 
@@ -219,7 +219,7 @@ def _readable(condition: Condition) -> Condition:
 
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Make a frame of these columns in order, each of its type, whatever the rows hold."""
+    """Make a frame with exactly these columns, in order and each with its type."""
     data = rows if isinstance(rows, pd.DataFrame) else list(rows)
     frame = pd.DataFrame(data, columns=columns, dtype=object)
     return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
@@ -234,7 +234,7 @@ def _typed(column: pd.Series, dtype: Any) -> pd.Series:
 
 
 def older_sentence(frame: pd.DataFrame) -> str:
-    """Say whose numbers in a frame are of older code, and what changed since; "" where none are.
+    """Say which numbers in a frame are from older code and what has changed since; "" if none are.
 
     Args:
         frame: rows of `trials_frame`, `measurements_frame` or `metrics_frame`.
@@ -247,17 +247,17 @@ def older_sentence(frame: pd.DataFrame) -> str:
 
 
 def sentence(changed: Mapping[str, Iterable[str]]) -> str:
-    """Say which routers' numbers are of older code, and what changed since; "" where none are.
+    """Say which routers' numbers are from older code and what has changed since; "" if none are.
 
     Args:
-        changed: what changed since, of each router, as in the frames.
+        changed: what has changed since, by router, as in the frames.
     """
     if not changed:
         return ""
     each = {part for texts in changed.values() for text in texts for part in text.split(", ")}
     *others, last = sorted(each)
     return (
-        f"Of older code than the newest results here: {', '.join(changed)}; since then "
+        f"From older code than the newest results here: {', '.join(changed)}; since then "
         f"{' and '.join(filter(None, (', '.join(others), last)))} changed."
     )
 
@@ -269,14 +269,14 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 
 
 def export(store: Store, path: str | Path, study: str | None = None) -> Path:
-    """Write all metrics to a file, those of older code too (`current` tells them apart).
+    """Write all metrics to a file, including those of older code (`current` tells them apart).
 
     Args:
-        path: the file to write; its ending, `.csv` or `.parquet`, says the format.
+        path: the file to write; its suffix, `.csv` or `.parquet`, determines the format.
         study: name of a study; None for all.
 
     Raises:
-        StoreError: another ending, no such study, or a place that cannot be written.
+        StoreError: another suffix, no such study, or a file that cannot be written.
     """
     file = Path(path)
     if file.suffix not in WRITERS:

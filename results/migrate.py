@@ -1,4 +1,4 @@
-"""The schema's versions: a new database gets the newest, an old one is upgraded when asked."""
+"""Schema versions: a new database gets the newest; an old one is upgraded on request."""
 
 import shlex
 from pathlib import Path
@@ -15,11 +15,11 @@ from results.text import StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _CREATION_LOCK = 2401_15969
-"""Number of PostgreSQL's advisory lock under which a schema is made."""
+"""Number of the PostgreSQL advisory lock held while a schema is created."""
 
 
 def scripts() -> ScriptDirectory:
-    """Return all schema revisions, one file each."""
+    """Return the directory of all schema revisions, one file each."""
     return ScriptDirectory(str(MIGRATIONS))
 
 
@@ -29,18 +29,18 @@ def head() -> str:
 
 
 def revision(connection: Connection) -> str | None:
-    """Return the schema revision of a database; None where it is empty."""
+    """Return the schema revision of a database; None if it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(target: str | Path) -> tuple[str | None, str]:
-    """Bring a database to the newest schema; creates it where there is none.
+    """Upgrade a database to the newest schema; create it if there is none.
 
     Returns:
-        Its revision before (None: it was empty) and now.
+        Its revision before (None if it was empty) and now.
 
     Raises:
-        StoreError: it is newer than this code, is not a database of ours, or cannot be written.
+        StoreError: it is newer than this code, is not one of ours, or cannot be written.
     """
     url = resolve(target)
     engine = connect(url)
@@ -52,13 +52,13 @@ def upgrade(target: str | Path) -> tuple[str | None, str]:
 
 
 def prepare(engine: Engine, *, create: bool = True) -> None:
-    """Create the schema in an empty database; see that any other has the newest.
+    """Create the schema in an empty database; ensure that any other has the newest one.
 
     Args:
-        create: False where an empty database is refused.
+        create: False to refuse an empty database.
 
     Raises:
-        StoreError: its schema is older or newer, or its tables are not ours.
+        StoreError: its schema is older or newer, its tables are not ours, or it is refused.
     """
     with engine.connect() as connection:
         stored = _ours(connection)
@@ -76,7 +76,7 @@ def prepare(engine: Engine, *, create: bool = True) -> None:
 
 
 def _upgrade(engine: Engine) -> tuple[str | None, str]:
-    # One transaction for all of it: whoever comes second waits, and then finds nothing to do.
+    # A single transaction: a second process waits, then finds nothing to do.
     with engine.connect().execution_options(write=True) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
@@ -89,9 +89,9 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 
 
 def _ours(connection: Connection) -> str | None:
-    """Return the revision, if this code can do something with it; None where there is nothing."""
+    """Return the revision if this code can work with it; None if the database is empty."""
     name = connection.engine.url.render_as_string(hide_password=True)
-    # In this order: between the two queries somebody else may make the schema, all at once.
+    # In this order: another process may create the schema, all at once, between the two queries.
     tables = sorted(inspect(connection).get_table_names())
     stored = revision(connection) if tables else None
     if tables and (stored is None or MeasurementRow.__tablename__ not in tables):

@@ -1,4 +1,4 @@
-"""The tables. Nothing outside this package sees a row: `records.py` holds what is returned."""
+"""The tables. No row leaves this package: `records.py` defines what is returned instead."""
 
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ Hash = String(64)
 
 
 class ContentRow(Row):
-    """A row that equal records share, by the hash of their content."""
+    """A row shared by equal records, identified by the hash of their content."""
 
     __abstract__ = True
 
@@ -87,7 +87,7 @@ trial_components, layer_components = (
 
 
 class SubjectRow(Row):
-    """A subject of measurements, as identity."""
+    """The identity of a subject of measurements."""
 
     __abstract__ = True
 
@@ -97,7 +97,7 @@ class SubjectRow(Row):
 
 
 class TrialRow(SubjectRow):
-    """One training run: whoever tries it, whenever."""
+    """One training run, independent of who attempts it and when."""
 
     __tablename__ = "trials"
 
@@ -107,7 +107,7 @@ class TrialRow(SubjectRow):
 
 
 class LayerRow(SubjectRow):
-    """A bare layer or untrained model: what is measured without training."""
+    """A bare layer or untrained model, measured without training."""
 
     __tablename__ = "layers"
 
@@ -115,7 +115,7 @@ class LayerRow(SubjectRow):
 
 
 class StudyTrialRow(Base):
-    """A trial in a study. Of trials with the same description, the last requested one counts."""
+    """A trial in a study. Of trials with equal descriptions, the one requested last counts."""
 
     __tablename__ = "study_trials"
 
@@ -155,7 +155,7 @@ class AttemptRow(Row):
 
 
 class RunRow(Row):
-    """A `run` command: one process, and those that it starts."""
+    """A `run` command: one process and those that it starts."""
 
     __tablename__ = "runs"
 
@@ -172,12 +172,12 @@ class RunRow(Row):
 
 
 class LeaseRow(Row):
-    """A run works on this trial or layer now; nobody else may. None is left when the run ended."""
+    """A run's exclusive hold on a trial or layer it works on; all are gone once the run ends."""
 
     __tablename__ = "claims"
     __table_args__ = (
         CheckConstraint("(trial_id IS NULL) <> (layer_id IS NULL)", "one_subject"),
-        # An id that is given again would let a run that lost its lease release another's.
+        # If ids were reused, a run that lost its lease could release another run's.
         {"sqlite_autoincrement": True},
     )
 
@@ -210,7 +210,7 @@ class MeasurementRow(Row):
 
 
 class ValueRow(Row):
-    """A part of a measurement, and where it applies."""
+    """A value of a measurement, and where it applies."""
 
     __abstract__ = True
 

@@ -1,4 +1,4 @@
-"""A description as values by path: the paths are those that `--set` takes."""
+"""A description as values by path, with the paths that `--set` takes."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -6,10 +6,10 @@ from copy import deepcopy
 from typing import Any
 
 FREE = ("model.options", "train.losses")
-"""Mappings that take any name, as do those among a router's options; a name may be unset there."""
+"""Mappings that take any name, as do those among a router's options; names may be unset in them."""
 PARENT = "parent."
 REPLICATE = "twin"
-"""The key of a description that is 1 of a router's second run in the A/A control."""
+"""The key of a description that is 1 for a router's second run in the A/A control."""
 TUNED, UNSET = "found", "unset"
 _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -17,17 +17,17 @@ Settings = dict[str, str]
 
 
 def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) -> dict[str, Any]:
-    """Put `found` in the place of each value that was found for a description's router.
+    """Return a description in which each value that was found for its router reads `found`.
 
     Args:
-        baselines: routers whose auxiliary losses and experts are left out, as they have none.
+        baselines: routers whose auxiliary losses and experts are left out, since they have none.
     """
     made = deepcopy(dict(description))
     for path in made.pop("found", ()):
         *parents, last = place_of(path)
         place = made
         for name in parents:
-            place = place.get(name, {})  # of a bare layer there is no recipe
+            place = place.get(name, {})  # a bare layer has no recipe
         if last in place:
             place[last] = TUNED
     if made["router"]["name"] in baselines:
@@ -39,12 +39,12 @@ def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) 
 
 
 def place_of(path: str) -> list[str]:
-    """Return where a description has the setting of a path that `--set` takes."""
+    """Return the keys that lead to a setting in a description, from its `--set` path."""
     return path.replace("router.", "router.options.", 1).split(".")
 
 
 def flattened(descriptions: Sequence[Mapping[str, Any]]) -> list[Settings]:
-    """Return each description as values by path, `UNSET` where it has none and could have one."""
+    """Return each description as values by path, `UNSET` where a value is possible but missing."""
     flat = [dict(_settings(description)) for description in descriptions]
     paths = set[str]().union(*flat)
     for each, description in zip(flat, descriptions, strict=True):
@@ -62,7 +62,7 @@ def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _free(value: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths of the mappings of a description that take any name."""
+    """Yield the paths of a description's mappings that take any name."""
     if not isinstance(value, Mapping):
         return
     own = path.replace(PARENT, "")
@@ -73,7 +73,7 @@ def _free(value: Any, path: str = "") -> Iterator[str]:
 
 
 def leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yield all paths of nested mappings with their values as text; a list is one value."""
+    """Yield all paths of nested mappings with their values as text; a list counts as one value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in skip:

@@ -1,4 +1,4 @@
-"""Texts: messages for people, canonical JSON to compare and hash, YAML as people write it."""
+"""Texts: messages for people, canonical JSON for comparing and hashing, hand-written YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LONE = re.compile("[\ud800-\udfff]")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 MOST_NAMES = 8
-"""Entries of a mapping that a text names."""
+"""Largest number of entries that a text names."""
 LONGEST = 100
 RULE = (
     f"a name is at most {LONGEST} letters, digits, '.', '-' and '_', and begins with none of "
@@ -34,11 +34,11 @@ class StoreError(Exception):
 
 
 class UnstorableError(StoreError):
-    """A value that no database can keep, whether or not one is in reach."""
+    """A value that no database can store, whether or not one can be reached."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """End a message with the nearest of what there is, or all of it where none is near."""
+    """Return the end of a message: the options nearest to a name, or all of them if none is."""
     known = sorted(options)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.65)
     if close:
@@ -52,16 +52,16 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 
 
 def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Name the entries that changed, came or went: `: a, b and 2 more`; "" where none did."""
+    """Name the entries that were changed, added or removed: `: a, b and 2 more`; "" if none."""
     names = sorted(dict(before.items() ^ after.items()))
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def readable(text: str) -> str:
-    r"""`text` with what stands for a single byte, or for half a character, as an escape: `caf\xe9`.
+    r"""Return `text` with lone surrogates escaped: `caf\xe9`.
 
-    Python reads such a byte of a file's name as a surrogate, which no file can be written with.
+    Python decodes an invalid byte of a file name as a surrogate, which cannot be encoded again.
     """
     return text if text.isascii() else _LONE.sub(_escape, text)
 
@@ -72,7 +72,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def fault_of(name: str) -> str:
-    """Say why a text cannot name a study, with the nearest name that can; "" where it can."""
+    """Say why a text cannot name a study, with the nearest name that can; return "" if it can."""
     if len(name) <= LONGEST and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         return ""
     near = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:LONGEST].rstrip(".-")
@@ -80,10 +80,10 @@ def fault_of(name: str) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON with sorted keys and without spaces: one text for equal values.
+    """Return JSON with sorted keys and no spaces: equal values give the same text.
 
     Raises:
-        UnstorableError: the value holds what JSON has no word for: an object, NaN, infinity.
+        UnstorableError: the value holds something that JSON lacks: an object, NaN or infinity.
     """
     try:
         return _ENCODER.encode(value)
@@ -92,12 +92,12 @@ def to_json(value: Any) -> str:
 
 
 def content_hash(record: DataclassInstance) -> str:
-    """Return the SHA-256 (hex) of all fields of a record: equal records are one row."""
+    """Return the SHA-256 (hex) of all fields of a record; equal records share a row."""
     return hashlib.sha256(to_json(asdict(record)).encode()).hexdigest()
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of plain data, in which no mapping has a key twice."""
+    """A loader of plain data that rejects mappings with duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -105,16 +105,16 @@ class _Loader(yaml.SafeLoader):
         times = Counter((key.tag, key.value) for key in keys)
         for key in keys:
             if times[key.tag, key.value] > 1:
-                raise yaml.MarkedYAMLError(f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.MarkedYAMLError(f"the key {key.value!r} occurs twice", key.start_mark)
         return node
 
 
-# Dates stay texts: no setting is one, and JSON has none.
+# Dates stay strings: no setting is a date, and JSON has none.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# YAML 1.1 reads `1e-3` as text, since it lacks the dot.
+# YAML 1.1 reads `1e-3` as a string, since it lacks a dot.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"),
@@ -123,10 +123,10 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """Return the value of a YAML text, in which `1e-3` is a number and no key stands twice.
+    """Return the value of a YAML text; `1e-3` is a number, and duplicate keys are refused.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or a mapping has a key twice.
-        ValueError, RecursionError: it holds no value of the kind that it names, or is too deep.
+        yaml.YAMLError: it is not YAML, or a mapping has a duplicate key.
+        ValueError, RecursionError: a value does not fit its type, or is nested too deeply.
     """
     return yaml.load(text, Loader=_Loader)

@@ -1,4 +1,4 @@
-"""The results of tunings: written into a study's request by the engine, and read by reports."""
+"""Results of tuning: the engine writes them into a study's request, and reports read them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class SettingResult:
     Attributes:
         settings: value by path.
         status: how its training on the first seed ended.
-        values: on each seed, the share of the validation split that was right when it ended; None
-            where it left no model, which counts as 0 in the mean.
-        trainings: the fingerprint on each seed; None where the settings cannot be trained.
-        flops, seconds: what all attempts at these trainings took; where a training was interrupted
-            it took more, and found the same. FLOPs are known of trainings that came to their end;
-            None of no such one.
+        values: the final validation accuracy on each seed; None if the training left no model,
+            which counts as 0 in the mean.
+        trainings: the fingerprint on each seed; None if the settings cannot be trained.
+        flops, seconds: the cost of all attempts at these trainings; an interruption raises it but
+            does not change the result, so neither is compared. FLOPs are known only for trainings
+            that ran to completion; None if there was none.
     """
 
     settings: dict[str, Any]
@@ -32,7 +32,7 @@ class SettingResult:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The accuracy on each seed; what left no model got nothing right."""
+        """The accuracy on each seed; 0 for a training that left no model."""
         return tuple(value or 0.0 for value in self.values)
 
     @property
@@ -46,18 +46,18 @@ class SearchResult:
     """The outcome of a search for one router.
 
     Attributes:
-        trials: number of settings that were tried; of them `done`, `pruned` and `failed` are those
-            whose training on the first seed ended so.
-        values: of each setting in order, its accuracy on the first seed; None where it left no
-            model.
-        best: the mean accuracy of the best setting over its seeds; None where none is done.
-        seeds: the number of its seeds; 0 where there is none.
+        trials: number of settings that were tried; `done`, `pruned` and `failed` count those whose
+            training on the first seed ended that way.
+        values: the accuracy of each setting, in order, on the first seed; None if its training
+            left no model.
+        best: the mean accuracy of the best setting over its seeds; None if no setting is done.
+        seeds: the number of seeds of the best setting; 0 if there is none.
         settings: the best setting, by path.
         training: the fingerprint of its training on the first seed.
-        trainings: the fingerprints of all trainings, each once; none of settings that cannot be
-            trained.
+        trainings: the fingerprints of all trainings, each once; settings that cannot be trained
+            have none.
         tried: each setting in order, with all of its seeds.
-        flops, seconds: what all attempts at the trainings took; None where it is not known.
+        flops, seconds: the cost of all attempts at the trainings; None if it is not known.
     """
 
     trials: int
@@ -76,17 +76,17 @@ class SearchResult:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> SearchResult:
-        """Read a record of a study's request; older ones had one seed, and say less."""
+        """Read a record of a study's request; older records had one seed and fewer fields."""
         older = {"values": (), "trainings": (), "seeds": 1, "flops": None, "seconds": None}
         tried = tuple(SettingResult(**each) for each in record.get("tried", ()))
         return cls(**{**older, **record, "tried": tried})
 
     @property
     def scores(self) -> list[float]:
-        """Of each setting in order, on the first seed; what left no model got nothing right."""
+        """The accuracy of each setting, in order, on the first seed; 0 if it left no model."""
         return [value or 0.0 for value in self.values]
 
     @property
     def count_trainings(self) -> int:
-        """The number of trainings that are over, with those of settings that cannot be trained."""
+        """The number of trainings that are over, counting settings that cannot be trained."""
         return sum(len(each.values) for each in self.tried) or self.trials

@@ -1,4 +1,4 @@
-"""Verifying a database: what refers to nothing, belongs to nothing, or cannot be read."""
+"""Verification of a database: dangling references, orphans, and values that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from results.text import counted
 
 Kind = Literal["database file", "constraint", "foreign key", "orphan", "array", "checkpoint"]
 SEVERAL = 200
-"""Arrays that are in memory at once."""
+"""Number of arrays held in memory at once."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """One fault in a database.
 
     Attributes:
         what: the row or file.
@@ -38,9 +38,9 @@ class Fault:
 
 
 def verify_rows(database: Database) -> list[Fault]:
-    """Find what is wrong in a database; nothing is changed.
+    """Return the faults of a database without changing anything.
 
-    Where the file itself is damaged, nothing more is read from it.
+    If the file itself is damaged, nothing more is read from it.
     """
     with database.reading() as session:
         return list(_file(session)) or [
@@ -53,7 +53,7 @@ def verify_rows(database: Database) -> list[Fault]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a finished attempt, by their path from the home folder."""
+    """The weights of a finished attempt, with their path relative to the home folder."""
 
     path: str
     sha256: str | None
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 def stored_checkpoints(database: Database) -> list[Checkpoint]:
-    """Return all checkpoints; a path that several attempts name is of the one that began last."""
+    """Return all checkpoints; a path that several attempts name belongs to the latest of them."""
     columns = (AttemptRow.checkpoint, AttemptRow.checkpoint_sha256, TrialRow.fingerprint)
     query = select(*columns).join(TrialRow, AttemptRow.trial_id == TrialRow.id)
     query = query.where(AttemptRow.checkpoint.is_not(None)).order_by(*BY_BEGIN)
@@ -72,14 +72,14 @@ def stored_checkpoints(database: Database) -> list[Checkpoint]:
 
 
 def tried_trials(database: Database) -> list[str]:
-    """Return the fingerprints of all trials that were tried, however it ended."""
+    """Return the fingerprints of all trials with an attempt, however it ended."""
     query = select(TrialRow.fingerprint).join(AttemptRow, AttemptRow.trial_id == TrialRow.id)
     with database.reading() as session:
         return list(session.scalars(query.distinct()))
 
 
 def _file(session: Session) -> Iterator[Fault]:
-    """Yield what SQLite itself finds of pages and indexes."""
+    """Yield the faults that SQLite itself finds in pages and indexes."""
     if session.get_bind().dialect.name != "sqlite":
         return
     try:
@@ -92,7 +92,7 @@ def _file(session: Session) -> Iterator[Fault]:
 
 
 def _constraints(session: Session) -> Iterator[Fault]:
-    """Yield rows that break a rule of their table; SQLite passes over it where it may only read."""
+    """Yield rows that break a check constraint, which SQLite's own check skips if read-only."""
     for table in Base.metadata.sorted_tables:
         for rule in table.constraints:
             if isinstance(rule, CheckConstraint):
@@ -101,7 +101,7 @@ def _constraints(session: Session) -> Iterator[Fault]:
 
 
 def _foreign_keys(session: Session) -> Iterator[Fault]:
-    """Yield rows that refer to one that is not there."""
+    """Yield rows that refer to a missing row."""
     for table in Base.metadata.sorted_tables:
         for key in sorted(table.foreign_keys, key=lambda key: key.parent.name):
             other = key.column.table.alias()
@@ -124,7 +124,7 @@ def _orphans(session: Session) -> Iterator[Fault]:
         query = select(row_type.fingerprint).outerjoin(link).where(link.study_id.is_(None))
         for fingerprint in session.scalars(query.order_by(row_type.id)):
             name = f"{row_type.__tablename__[:-1]} {fingerprint[:10]}"
-            yield Fault("orphan", name, "it belongs to no study, so that no report shows it")
+            yield Fault("orphan", name, "it belongs to no study, so no report shows it")
 
 
 def _arrays(session: Session) -> Iterator[Fault]:
@@ -140,7 +140,7 @@ def _arrays(session: Session) -> Iterator[Fault]:
     for id, name, suite, fingerprint, stored in rows:
         try:
             np.load(io.BytesIO(stored), allow_pickle=False)
-        except Exception as error:  # whatever numpy says of bytes that are not its own
+        except Exception as error:  # numpy raises all sorts of errors for foreign bytes
             of = f" of {suite}" if suite else ""
             on = f", {fingerprint[:10]}" if fingerprint else ""
             why = " ".join(f"it cannot be read: {error}".split())

@@ -203,7 +203,9 @@ def test_what_is_of_older_code_than_the_rest_is_said_so(night: Night) -> None:
     night.trial("b", 0, 0.7, code="g")
     night.store.finish_run(run)
     paragraph = " ".join(part(night.digest(), "Best by each suite's main metric"))
-    assert "Of older code than the newest results here: a; since then suite 'accuracy'" in paragraph
+    assert (
+        "From older code than the newest results here: a; since then suite 'accuracy'" in paragraph
+    )
 
 
 def test_a_failed_measurement_is_a_failure(night: Night) -> None:

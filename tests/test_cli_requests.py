@@ -102,8 +102,8 @@ suites: {accuracy: {}}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (PRESET + "seeds: 2\nseeds: 3\n", "the key 'seeds' stands twice"),
-        (PRESET + "train: {lr: 1, lr: 2}\n", "the key 'lr' stands twice"),
+        (PRESET + "seeds: 2\nseeds: 3\n", "the key 'seeds' occurs twice"),
+        (PRESET + "train: {lr: 1, lr: 2}\n", "the key 'lr' occurs twice"),
         (PRESET + "seeds: yes\n", "seeds = True is yes or no"),
         (PRESET + "train: {epochs: on}\n", "epochs = True is yes or no"),
         (PRESET + "train: {losses: {z: yes}}\n", "is yes or no"),

@@ -1,10 +1,10 @@
-"""Simulate how often the comparisons of a report err, and what they find: tables in Markdown.
+"""Simulate how often a report's comparisons err and what they detect; print Markdown tables.
 
     python tools/power_simulation.py
 
-The tables stand in docs/statistics.md. A study is systems × seeds: an effect of each seed, and
-noise of standard deviation 1 or as a case has it. All pairs of systems are compared, if nothing
-else is said. "Before" are separate paired t tests under Holm's correction, one a pair.
+The tables are in docs/statistics.md. A study is systems × seeds: an effect of each seed, and noise
+of standard deviation 1 unless the case says otherwise. All pairs of systems are compared unless
+stated otherwise. "Before" means a separate paired t test for each pair, with Holm's correction.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from results.statistics.means import ALPHA
 
 SEEDS, SYSTEMS = (3, 5, 10), (5, 10, 20)
 RATIO = 8.0
-"""The ratio of the largest variance to the smallest, where they differ."""
+"""The ratio of the largest to the smallest variance in cases where variances differ."""
 Draw = Callable[[np.random.Generator, int, int, int], np.ndarray]
-"""Draws the noise of so many studies, systems and seeds; NaN is a failed run."""
+"""Draws noise for a number of studies, systems and seeds; NaN marks a failed run."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way in which systems may be noisy: the head of a column, and the limit on false alarms."""
+    """A kind of noise: the head of its column, how to draw it, and its limit on false alarms."""
 
     name: str
     draw: Draw
@@ -41,7 +41,7 @@ class Case:
 
 
 def with_variances(variances: Callable[[int], Sequence[float] | np.ndarray]) -> Draw:
-    """Return normal noise, each system with a variance of its own."""
+    """Return a draw of normal noise in which each system has its own variance."""
 
     def draw(rng: np.random.Generator, studies: int, systems: int, seeds: int) -> np.ndarray:
         deviations = np.sqrt(np.asarray(variances(systems), dtype=float))
@@ -51,14 +51,14 @@ def with_variances(variances: Callable[[int], Sequence[float] | np.ndarray]) -> 
 
 
 def heavy_tailed(rng: np.random.Generator, studies: int, systems: int, seeds: int) -> np.ndarray:
-    """Draw Student's t with 3 degrees of freedom for the first system: a variance of 3."""
+    """Draw normal noise, but Student's t with 3 degrees of freedom (variance 3) for system 1."""
     drawn = rng.normal(size=(studies, systems, seeds))
     drawn[:, 0] = rng.standard_t(3, size=(studies, seeds))
     return drawn
 
 
 def failed(draw: Draw) -> Draw:
-    """Return the same noise, without the last seed of the first system."""
+    """Return a draw of the same noise in which the first system's last seed has failed."""
 
     def drawn(rng: np.random.Generator, studies: int, systems: int, seeds: int) -> np.ndarray:
         values = draw(rng, studies, systems, seeds)
@@ -69,7 +69,7 @@ def failed(draw: Draw) -> Draw:
 
 
 def one_of(ratio: float, systems: int) -> list[float]:
-    """Return variances of 1, but of the first system."""
+    """Return variances of 1 for all systems but the first, which has variance `ratio`."""
     return [ratio] + [1.0] * (systems - 1)
 
 
@@ -89,7 +89,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Pairs:
-    """All studies' comparisons: (studies, pairs) each, but for `seeds`, (pairs,)."""
+    """The comparisons of all studies: (studies, pairs) each, except `seeds`, (pairs,)."""
 
     means: np.ndarray
     errors: np.ndarray
@@ -98,16 +98,16 @@ class Pairs:
     largest: LargestT
 
     def halves(self, alpha: float = ALPHA) -> np.ndarray:
-        """Compute half of each simultaneous interval."""
+        """Compute half the width of each simultaneous interval."""
         return self.largest.critical(self.degrees, alpha) * self.errors
 
     def misses(self, alpha: float = ALPHA) -> np.ndarray:
-        """Tell which intervals miss 0, which is the truth: false alarms."""
+        """Tell which intervals miss 0, the true difference: these are false alarms."""
         return np.abs(self.means) > self.halves(alpha)
 
 
 def compared(values: np.ndarray, nulls: int = 0, others: Sequence[np.ndarray] = ()) -> Pairs:
-    """Compare by the method of the report. The last `nulls` systems are not compared."""
+    """Compare by the report's method. The last `nulls` systems are not compared with each other."""
     routers = values.shape[1] - nulls
     pairs = [(i, j) for i, j in combinations(range(values.shape[1]), 2) if i < routers]
     one, other = np.array(pairs).T
@@ -119,14 +119,14 @@ def compared(values: np.ndarray, nulls: int = 0, others: Sequence[np.ndarray] = 
 
 
 def separate(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and standard errors of all pairs, each by itself, as before."""
+    """Return mean and standard error of each pair by itself, as before."""
     one, other = np.array(list(combinations(range(values.shape[1]), 2))).T
     differences = values[:, one] - values[:, other]
     return differences.mean(-1), differences.std(-1, ddof=1) / np.sqrt(values.shape[2])
 
 
 def resolved_by_holm(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
-    """Tell which differences separate t tests resolve under Holm's correction."""
+    """Tell which differences separate t tests resolve with Holm's correction."""
     p_values = 2 * special.stdtr(degrees, -np.abs(means / errors))
     order = np.argsort(p_values, -1)
     steps = np.arange(p_values.shape[-1], 0, -1)
@@ -138,29 +138,29 @@ def resolved_by_holm(means: np.ndarray, errors: np.ndarray, degrees: int) -> np.
 
 
 def generator(*place: object) -> np.random.Generator:
-    """Return the random numbers of a cell: the same whatever was simulated before."""
+    """Return the random generator of a cell, which is independent of what was simulated before."""
     return np.random.default_rng(crc32(repr(place).encode()))
 
 
 @dataclass(frozen=True)
 class Errors:
-    """The share of studies with a false alarm, and of intervals that hold the truth."""
+    """The share of studies with a false alarm, and of intervals that cover the true value."""
 
     alarms: float
     coverage: float
 
 
 def errors(case: Case, seeds: int, systems: int, studies: int, nulls: int = 0) -> Errors:
-    """Simulate studies without any difference."""
+    """Simulate studies without any true difference, and return their errors."""
     drawn = case.draw(generator(case.name, seeds, systems, nulls), studies, systems, seeds)
     missed = compared(drawn, nulls).misses()
     return Errors(missed.any(-1).mean(), 1 - missed.mean())
 
 
 def gap_by_power(values: np.ndarray, power: float) -> float:
-    """Find the gap, in deviations of paired differences, that this share of comparisons finds.
+    """Return the gap, in deviations of paired differences, that this share of comparisons finds.
 
-    Of the first system with each other one, which it surpasses by the gap.
+    Only comparisons of the first system count; it surpasses each other one by the gap.
     """
     pairs = compared(values)
     first = values.shape[1] - 1
@@ -169,7 +169,7 @@ def gap_by_power(values: np.ndarray, power: float) -> float:
 
 
 def power_at(values: np.ndarray, gap: float) -> float:
-    """Find the share of comparisons of the first system that find a gap."""
+    """Return the share of the first system's comparisons that find a gap."""
     pairs = compared(values)
     first = values.shape[1] - 1
     resolved = np.abs(pairs.means + gap * np.sqrt(2)) > pairs.halves()
@@ -177,7 +177,7 @@ def power_at(values: np.ndarray, gap: float) -> float:
 
 
 def power_before(values: np.ndarray, gap: float) -> float:
-    """Find the share that separate tests under Holm's correction find."""
+    """Return the share of gaps that separate tests with Holm's correction find."""
     means, deviations = separate(values)
     first = values.shape[1] - 1
     means[:, :first] += gap * np.sqrt(2)
@@ -185,7 +185,7 @@ def power_before(values: np.ndarray, gap: float) -> float:
 
 
 def gap_before(values: np.ndarray, power: float) -> float:
-    """Find the gap that separate tests find with this power, by bisection."""
+    """Return the gap that separate tests find with this power, by bisection."""
     low, high = 0.0, 100.0
     for _ in range(14):
         middle = (low + high) / 2
@@ -195,7 +195,7 @@ def gap_before(values: np.ndarray, power: float) -> float:
 
 
 def over_conditions(variances: Sequence[float], seeds: int, systems: int, studies: int) -> float:
-    """Return the false alarms of the first condition, which others with these variances inform."""
+    """Return the false alarms of the first condition when conditions have these variances."""
     rng = generator("conditions", *variances, seeds, systems)
     drawn = [np.sqrt(v) * EQUAL(rng, studies, systems, seeds) for v in variances]
     return float(compared(drawn[0], others=drawn[1:]).misses().any(-1).mean())
@@ -210,7 +210,7 @@ def over_analyses(case: Case, most: int, systems: int, studies: int) -> float:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -220,7 +220,7 @@ def percent(share: float) -> str:
 
 
 def print_errors(studies: int) -> None:
-    """Print false alarms, and coverage averaged over pairs, cell by cell."""
+    """Print, for each cell, the false alarms and the coverage averaged over pairs."""
     heads = ["seeds", "systems", *(case.name for case in CASES)]
     sizes = [(seeds, systems) for seeds in SEEDS for systems in SYSTEMS]
     cells = {size: [errors(case, *size, studies) for case in CASES] for size in sizes}
@@ -241,7 +241,7 @@ def print_errors(studies: int) -> None:
 
 
 def print_power(studies: int) -> None:
-    """Print the power at equal variances, and the smallest gap with a power of 80 %."""
+    """Print the power at equal variances, and the smallest gap found with a power of 80 %."""
     rows, gaps = [], []
     for seeds in SEEDS:
         cells = [seeds_by_gap(seeds, systems, studies) for systems in SYSTEMS]
@@ -255,7 +255,7 @@ def print_power(studies: int) -> None:
 
 
 def seeds_by_gap(seeds: int, systems: int, studies: int) -> tuple[str, str]:
-    """Return the smallest gap, and the power at three gaps, before and now."""
+    """Return the smallest gap and the power at three gaps, each before and now."""
     drawn = EQUAL(generator("power", seeds, systems), studies, systems, seeds)
     gap = f"{gap_before(drawn, 0.8):.1f} → {gap_by_power(drawn, 0.8):.1f}"
     powers = (
@@ -266,7 +266,7 @@ def seeds_by_gap(seeds: int, systems: int, studies: int) -> tuple[str, str]:
 
 
 def print_the_rest(studies: int) -> None:
-    """Print false alarms with other conditions, over analyses, and where much noise is one's."""
+    """Print false alarms with other conditions, over analyses, and with one very noisy system."""
     variances = {"1, 1, 1, 1": [1] * 4, "8, 1, 1, 1": [8, 1, 1, 1], "8, 8, 1, 1": [8, 8, 1, 1]}
     sizes = [(seeds, systems) for seeds in SEEDS for systems in SYSTEMS]
     print("False alarms under the first of four conditions, by their variances, % of studies:\n")
@@ -292,7 +292,7 @@ def print_the_rest(studies: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--studies", type=int, default=2000, help="studies a cell (2000)")
+    parser.add_argument("--studies", type=int, default=2000, help="studies per cell (2000)")
     number = parser.parse_args().studies
     print_errors(number)
     print_power(number)

@@ -1,10 +1,10 @@
-"""Simulate many workers on one PostgreSQL server: transactions a second, waiting, saturation.
+"""Simulate many workers on one PostgreSQL server: transaction rate, latency and saturation.
 
     python tools/simulate_cluster.py --server postgresql://bench@localhost/postgres --seconds 30,5
 
-Everything that a worker does with the database is what `run` does: leases, heartbeats, attempts,
-results. Only the training is replaced, by a pause. The table stands in docs/overnight.md. Server
-and workers share the machine; the server has to take more connections than there are workers.
+Workers do with the database exactly what `run` does: leases, heartbeats, attempts, results. Only
+the training is replaced by a pause. The table is in docs/overnight.md. Server and workers share
+the machine; the server must accept more connections than there are workers.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from results.store.leases import this_process
 from results.store.records import AttemptStatus, Run
 
 SUITES = 4
-"""Measurements of each trial."""
+"""Number of measurements per trial."""
 METRICS = 50
-"""Values of each measurement."""
+"""Number of values per measurement."""
 
 
 class PausingExecutor:
-    """One slot, in which a training is a pause; its results are written as a worker does it."""
+    """An executor with one slot that pauses instead of training, and writes results as usual."""
 
     slots: tuple[str, ...] = ("cpu",)
 
@@ -67,8 +67,8 @@ class PausingExecutor:
     def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
         if self._assignment is None:
             return []
-        # Longer than the loop asks for, which listens to no worker here: 256 threads that wake up
-        # twice a second would keep the cores busy with nothing else.
+        # Longer than the loop asks for, since there are no workers to listen to: 256 threads that
+        # wake up twice a second would keep the cores busy.
         time.sleep(max(min(self._end - time.monotonic(), max(seconds, HEARTBEAT)), 0))
         if time.monotonic() < self._end:
             return []
@@ -95,7 +95,7 @@ class PausingExecutor:
 
 @dataclass(frozen=True)
 class Case:
-    """Workers of one kind: so many, whose trainings take so many seconds on average."""
+    """A simulated setup: the number of workers and trials, and a training's mean seconds."""
 
     workers: int
     trials: int
@@ -107,10 +107,10 @@ class Outcome:
     """The measurements of one case.
 
     Attributes:
-        transactions: those that the server has committed.
-        waits: seconds of each transaction of the workers, from its begin to its end.
-        server: seconds of computing of the server; None where it runs elsewhere.
-        busy: the share of the workers' time in which they trained.
+        transactions: number of transactions that the server committed.
+        waits: duration of each of the workers' transactions, in seconds.
+        server: CPU seconds that the server used; None if it runs on another machine.
+        busy: the share of their time that the workers spent training.
     """
 
     case: Case
@@ -121,7 +121,7 @@ class Outcome:
     busy: float
 
     def row(self) -> str:
-        """Return it as a row of the table."""
+        """Return the outcome as a row of the table."""
         p50, p95, p99 = 1e3 * np.percentile(self.waits, (50, 95, 99))
         case, cores = self.case, "" if self.server is None else f"{self.server / self.wall:.2f}"
         return (
@@ -138,7 +138,7 @@ HEAD = """\
 
 
 def plan_of(case: Case) -> Plan:
-    """Return a plan of so many trials, with nothing but trainings."""
+    """Return a plan of as many trials as the case has, with no measurements."""
     preset = load_preset("smoke")
     asked = make_request(preset, routers=["dense"], seeds=case.trials, suites=["accuracy"])
     plan = make_plan(asked, Datasets())
@@ -146,9 +146,9 @@ def plan_of(case: Case) -> Plan:
 
 
 def work(url: str, case: Case, members: Sequence[int], ready: Any, sent: Any) -> None:
-    """Do the share of one process: some of the workers, each a thread with its own connection.
+    """Run one process's share of the workers, each a thread with its own connection.
 
-    What each worker reads at its start is read once a process, before all begin.
+    What a worker would read when it starts is read once per process, before any of them begins.
     """
     plan, home = plan_of(case), Path(tempfile.mkdtemp())
     waits: list[float] = []
@@ -209,7 +209,7 @@ def _time_transactions(store: Store, waits: list[float]) -> None:
 
 
 def simulate(url: str, case: Case, processes: int) -> Outcome:
-    """Do a case in an empty database."""
+    """Simulate a case in an empty database."""
     with open_store(url) as store:
         record_plan(plan_of(case), store)
         context = multiprocessing.get_context("spawn")
@@ -238,7 +238,7 @@ def _committed(store: Store) -> int:
 
 
 def _computed(store: Store) -> float | None:
-    """Return the seconds that the server has computed; None where it is on another machine."""
+    """Return the CPU seconds that the server has used; None if it is on another machine."""
     host = store.engine.url.host or str(store.engine.url.query.get("host", ""))
     if host not in ("localhost", "127.0.0.1") and not host.startswith("/"):
         return None
@@ -253,7 +253,7 @@ def _computed(store: Store) -> float | None:
 
 @contextmanager
 def own_database(server: str) -> Iterator[str]:
-    """Yield the URL of an empty database on a server; it is dropped in the end."""
+    """Yield the URL of an empty database on a server; the database is dropped at the end."""
     name = f"simulation_{uuid.uuid4().hex[:8]}"
     engine = connect(resolve(server)).execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -265,15 +265,15 @@ def own_database(server: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run the cases that are asked for, and print their table."""
+    """Run the requested cases and print their table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--server", required=True, help="URL of a database beside which to make own"
+        "--server", required=True, help="URL of a database on the server; others are made beside it"
     )
     parser.add_argument("--workers", type=int, default=256)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--seconds", default="30", help="of one training, on average: 30,10,5")
-    parser.add_argument("--processes", type=int, default=4, help="that the workers are threads of")
+    parser.add_argument("--seconds", default="30", help="mean length of a training: 30,10,5")
+    parser.add_argument("--processes", type=int, default=4, help="processes that run the workers")
     asked = parser.parse_args()
     print(HEAD, flush=True)
     for seconds in map(float, asked.seconds.split(",")):

@@ -1,4 +1,4 @@
-"""Merging: what several machines keep in databases of their own, put together in one."""
+"""Merging of the databases of several machines into one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Disagreement", "Merged", "disagreements", "merge", "merge_all"]
 
 @dataclass(frozen=True)
 class Merged:
-    """The changes that merging one source made.
+    """The changes made by merging one source.
 
     Attributes:
-        added: new rows by table; empty where the target had all of them.
-        updated: rows of which an earlier or later time was taken over.
-        unfinished: attempts that were left out, since they have not ended.
-        folders: folders of weights that were copied.
-        trials: fingerprints of the trials at which the source holds attempts that ended.
+        added: number of new rows by table; empty if the target had all of them.
+        updated: number of rows that took over an earlier or later time.
+        unfinished: number of attempts left out because they have not ended.
+        folders: number of folders of weights that were copied.
+        trials: fingerprints of the trials for which the source has attempts that ended.
     """
 
     source: str
@@ -43,29 +43,29 @@ class Merged:
 
     @property
     def is_new(self) -> bool:
-        """Whether anything was changed."""
+        """Whether the merge changed anything."""
         return bool(self.added or self.updated or self.folders)
 
 
 def merge_all(target: str, sources: Sequence[str], home: Path) -> list[Merged]:
-    """Merge databases into another, which is made where there is none.
+    """Merge databases into another one, which is created if it does not exist.
 
-    All sources are opened, for reading alone, before anything is written.
+    All sources are opened, read-only, before anything is written.
 
     Args:
         target, sources: SQLite files or SQLAlchemy URLs.
-        home: the folder from which the target's attempts name their files.
+        home: the folder to which the file paths of the target's attempts are relative.
 
     Raises:
-        StoreError: a database cannot be used, or is the target itself.
+        StoreError: a database cannot be used, or a source is the target itself.
     """
     with ExitStack() as opened:
         stores = []
         for name in sources:
             if _same(name, target):
                 raise StoreError(
-                    f"{name} is the database that is merged into: name the others alone, or "
-                    "another one to merge into with --db"
+                    f"{name} is the database that is merged into: name only the others, or "
+                    "choose another target with --db"
                 )
             store = open_store(name, create=False, read_only=True)
             stores.append(opened.enter_context(store))
@@ -74,12 +74,12 @@ def merge_all(target: str, sources: Sequence[str], home: Path) -> list[Merged]:
 
 
 def merge(target: Store, source: Store, home: Path) -> Merged:
-    """Add to a database what another one holds, in one transaction; then the files that lie there.
+    """Add the contents of one database to another in one transaction, then copy its files.
 
-    Attempts that have not ended, and leases, are left out. Merging again changes nothing.
+    Leases and attempts that have not ended are left out. Merging again changes nothing.
 
     Raises:
-        StoreError: a row of the source refers to one that is not there; nothing was merged.
+        StoreError: a row of the source refers to a missing row; nothing was merged.
     """
     with _snapshot(source) as reading, target.alone() as writing:
         copied = RowCopy(reading, writing, {"attempts": own_paths(writing)})
@@ -107,7 +107,7 @@ def merge(target: Store, source: Store, home: Path) -> Merged:
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Session]:
-    """Open a session that reads the database as it is now, whoever writes into it meanwhile."""
+    """Open a session that reads the database as it is now, even if others write to it meanwhile."""
     engine = store.engine
     if engine.dialect.name == "postgresql":
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
@@ -116,7 +116,7 @@ def _snapshot(store: Store) -> Iterator[Session]:
 
 
 def _same(one: str, other: str) -> bool:
-    """Tell whether two names are of one database."""
+    """Tell whether two names refer to the same database."""
     urls = [resolve(one), resolve(other)]
     files = [Path(str(url.database)) for url in urls if url.get_backend_name() == "sqlite"]
     if len(files) == 2 and all(file.exists() for file in files):

@@ -1,4 +1,4 @@
-"""Results of one trial that differ: trained or measured twice, as on two machines."""
+"""Results of one trial that differ because it was trained or measured twice, as on two machines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from results.store.records import AttemptStatus, MeasurementStatus
 from results.text import to_json
 
 TIMES = {"s", "ms", "us", "µs", "ns", "min", "h"}
-"""Units of a metric that is a time."""
+"""Units that mark a metric as a time."""
 SPENT = ("seconds", "flops")
-"""Keys of a metric's `where` that say what was spent until its step, and not where it applies."""
+"""Keys of a metric's `where` that say what was spent up to its step, not where it applies."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Disagreement:
 
     Attributes:
         trial: the trial's fingerprint.
-        router, seed: what the trial is, for readers.
+        router, seed: the trial's router and seed, for readers.
         place: where the number that differs most applies, for readers; "" for the whole model.
-        value, machine: of the earliest measurement.
-        other_value, other_machine: of the other one.
+        value, machine: the value and machine of the earliest measurement.
+        other_value, other_machine: those of the other one.
         differing: how many of the metric's numbers differ.
         numbers: how many numbers of this metric both measurements have.
     """
@@ -53,12 +53,12 @@ class Disagreement:
 
     @property
     def size(self) -> float:
-        """The difference over the larger value; infinite where only one of them is a number."""
+        """The difference relative to the larger value; infinite if only one of them is a number."""
         return _difference(self.value, self.other_value)
 
 
 class _Place(NamedTuple):
-    """A metric and where it applies; what was spent until then is no part of it."""
+    """A metric and where it applies, without what was spent up to then."""
 
     metric: str
     layer: int | None
@@ -78,11 +78,11 @@ Values = dict[_Place, float]
 
 
 def disagreements(database: Database, fingerprints: Iterable[str]) -> list[Disagreement]:
-    """Compare all results of each of these trials; the largest differences come first.
+    """Return the differences between the results of each of these trials, the largest first.
 
-    Measurements are compared that the same code of a suite made with the same options: each with
-    the earliest. Times are not results, nor is what a training with a budget of seconds reached on
-    another machine.
+    Measurements are compared if the same code of a suite made them with the same options: each
+    with the earliest one. Times are not compared, nor are results of trainings with a wall-clock
+    budget on different machines.
     """
     with database.reading() as session:
         groups = _alike(session, fingerprints)
@@ -121,7 +121,7 @@ def disagreements(database: Database, fingerprints: Iterable[str]) -> list[Disag
 
 
 def _alike(session: Session, fingerprints: Iterable[str]) -> list[list[Any]]:
-    """Return the measurements that should agree, the earliest first, where there are several."""
+    """Return groups of two or more measurements that should agree, each with the earliest first."""
     query = select(
         *(TrialRow.fingerprint, TrialRow.description),
         *(AttemptRow.id.label("attempt"), AttemptRow.machine_id.label("trained")),
@@ -154,7 +154,7 @@ def _values(session: Session, measurements: Iterable[int]) -> dict[int, Values]:
 
 
 def _by_metric(one: Values, other: Values) -> dict[str, dict[_Place, tuple[float, float]]]:
-    """Pair the numbers that both have, by the metric's name."""
+    """Pair the numbers that both measurements have, by the metric's name."""
     pairs: dict[str, dict[_Place, tuple[float, float]]] = defaultdict(dict)
     for place in one.keys() & other.keys():
         pairs[place.metric][place] = (one[place], other[place])
@@ -162,7 +162,7 @@ def _by_metric(one: Values, other: Values) -> dict[str, dict[_Place, tuple[float
 
 
 def _difference(one: float, other: float) -> float:
-    """Return the difference over the larger value: 0 only for equal ones, of which NaN is one."""
+    """Return the difference relative to the larger value: 0 only if equal; NaN equals NaN."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0
     difference = abs(one - other) / max(abs(one), abs(other))
@@ -170,7 +170,7 @@ def _difference(one: float, other: float) -> float:
 
 
 def _machine_names(session: Session) -> dict[int, str]:
-    """Return the name of each machine, with a part of its hash where several have that name."""
+    """Return the name of each machine, with a part of its hash if several share that name."""
     rows = session.execute(select(MachineRow.id, MachineRow.name, MachineRow.hash)).all()
     times = Counter(row.name for row in rows)
     return {
@@ -179,9 +179,9 @@ def _machine_names(session: Session) -> dict[int, str]:
 
 
 def _times(session: Session) -> Callable[[str, str, str], bool]:
-    """Return what tells, of a suite, its code and a metric, whether the metric is a time or rate.
+    """Return a function that tells whether a metric, by suite and code, is a time or rate.
 
-    Its unit says so, as the suite declared it. A ratio of times has none, but names them.
+    The unit that the suite declared decides. A ratio of times has no unit, but "time" in its name.
     """
     query = select(ComponentRow).filter_by(kind="suite")
     units = {

@@ -1,4 +1,4 @@
-"""The files of merged attempts: weights and logs, none of which is written over another."""
+"""Files of merged attempts, weights and logs, copied without overwriting any other file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PATHS = (AttemptRow.checkpoint, AttemptRow.checkpoint_sha256, AttemptRow.log)
 
 
 def own_paths(target: Session) -> Change:
-    """Return what gives a new attempt paths of its own where the target's attempts have the same.
+    """Return a function that gives a new attempt its own paths if the target already uses them.
 
-    A checkpoint keeps its path if its content is the same, and else its folder is named after its
+    A checkpoint keeps its path if its content is the same; otherwise its folder is named after its
     content: `trials/3f9a2c-81b0de44/final.safetensors`. A log is named after the attempt's start.
     """
     hashes: dict[str, set[str | None]] = defaultdict(set)
@@ -48,12 +48,12 @@ def own_paths(target: Session) -> Change:
 
 
 class MergedFile(NamedTuple):
-    """A log, or the weights of an attempt, by its path from the home folder.
+    """A log or the weights of an attempt, with paths relative to the home folders.
 
     Attributes:
-        path: where the source has it.
-        own_path: where the target has it.
-        sha256: of weights, whose whole folder belongs to them; None of a log.
+        path: the path in the source.
+        own_path: the path in the target.
+        sha256: the hash of weights, which are copied with their whole folder; None for a log.
     """
 
     path: str
@@ -62,7 +62,7 @@ class MergedFile(NamedTuple):
 
 
 def files_of(copied: RowCopy) -> list[MergedFile]:
-    """Return the files of all attempts of the source, those that the target had before too."""
+    """Return the files of all attempts of the source, including those the target already had."""
     query = select(AttemptRow.id, *PATHS)
     own_paths = {id: paths for id, *paths in copied.target.execute(query)}
     files = []
@@ -77,12 +77,12 @@ def files_of(copied: RowCopy) -> list[MergedFile]:
 
 
 def copy_files(files: Iterable[MergedFile], source_home: Path, target_home: Path) -> int:
-    """Copy the files that the target's home lacks; what it has stays as it is.
+    """Copy the files that the target's home lacks; existing ones are left unchanged.
 
-    Weights are copied only if their content is what the database says.
+    Weights are copied only if their content matches the hash in the database.
 
     Returns:
-        How many folders of weights were copied.
+        The number of folders of weights that were copied.
     """
     folders = 0
     for path, own_path, sha256 in files:
@@ -98,7 +98,7 @@ def copy_files(files: Iterable[MergedFile], source_home: Path, target_home: Path
 
 
 def _copy(source: Path, own: Path) -> bool:
-    """Copy a file or folder, whole or not at all, if nothing has its name yet."""
+    """Copy a file or folder, completely or not at all, if nothing has its name yet."""
     if own.exists():
         return False
     own.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Copying the rows of one database into another: a row is known by its content, not by its id.
+"""Copying of rows from one database into another; content, not ids, identifies a row.
 
-What is in both is one row. Of the times at which both first saw it the earlier one is kept, of
-those at which it was last asked for the later one: so the order of merging makes no difference.
+A row that is in both is kept once. It keeps the earlier of the times at which it was first seen,
+and the later of those at which it was last requested, so the order of merging does not matter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TABLES = Base.metadata.tables
 PARTS = ("metrics", "arrays")
 """Tables whose rows belong to one measurement and are copied with it."""
 SEVERAL = 2000
-"""Metrics or arrays that are in memory at once."""
+"""Number of metrics or arrays held in memory at once."""
 
 Values = dict[str, Any]
 Change = Callable[[Values], Values]
@@ -42,13 +42,13 @@ Change = Callable[[Values], Values]
 
 @dataclass(frozen=True)
 class Identity:
-    """The columns by which a table's rows are known in every database.
+    """The columns that identify a table's rows in every database.
 
     Attributes:
-        columns: two rows that agree in all of them are one; ids count as those of the target.
-        earliest: a time of which the earlier one is kept.
-        latest: a time of which the later one is kept, and then what goes with it.
-        complete: which rows are copied; None for all. What belongs to others is left out too.
+        columns: two rows that agree in all of these are one; ids are first mapped to the target's.
+        earliest: a time whose earlier value is kept.
+        latest: a time whose later value is kept, followed by the columns that go with it.
+        complete: which rows are copied; None for all. Rows that belong to others are left out too.
     """
 
     table: str
@@ -88,17 +88,17 @@ IDENTITIES = (
         ),
     ),
 )
-"""In this order: a row comes after those that it refers to. Leases are never copied."""
+"""In copying order: a row comes after those that it refers to. Leases are never copied."""
 
 
 @dataclass
 class RowCopy:
-    """One copying, within a transaction of each database.
+    """One copy operation, within a transaction of each database.
 
     Attributes:
-        changes: what is changed of new rows, by table.
-        added: new rows by table.
-        updated: rows of which a time was changed.
+        changes: functions that change new rows, by table.
+        added: number of new rows by table.
+        updated: number of rows whose times were changed.
         ids: the target's id of each of the source's rows, by table.
         left_out: ids of the source's rows that are not copied, by table.
     """
@@ -115,15 +115,15 @@ class RowCopy:
         """Copy everything.
 
         Raises:
-            StoreError: a row of the source refers to one that is not there.
+            StoreError: a row of the source refers to a missing row.
         """
         for identity in IDENTITIES:
             added = self._table(identity)
-        for name in PARTS:  # of the measurements, which came last
+        for name in PARTS:  # parts of the measurements, which were copied last
             self._parts(name, added)
 
     def _table(self, identity: Identity) -> dict[int, int]:
-        """Copy a table; returns the new rows' ids by those that they have in the source."""
+        """Copy a table; return the new rows' ids by their ids in the source."""
         name, made = identity.table, TABLES[identity.table]
         ids, left_out = self.ids.setdefault(name, {}), self.left_out.setdefault(name, set())
         change = self.changes.get(name, lambda values: values)
@@ -158,11 +158,11 @@ class RowCopy:
             else:
                 self.target.execute(insert(made), values)
             self.added[name] += same is None
-        self.added = +self.added  # without those of which there is none
+        self.added = +self.added  # drops tables with a count of zero
         return added
 
     def _translated(self, made: Table, row: RowMapping) -> Values | None:
-        """Return a row with the target's ids; None where it belongs to one that is left out."""
+        """Return a row with the target's ids; None if it belongs to a row that is left out."""
         values = {each.name: row[each.name] for each in made.c if each.name != "id"}
         for key in made.foreign_keys:
             column, other, id = key.parent.name, key.column.table.name, row[key.parent.name]
@@ -172,8 +172,8 @@ class RowCopy:
                 return None
             if id not in self.ids[other]:
                 raise StoreError(
-                    f"its table {made.name} has a row with the {column} {id}, and there is none "
-                    f"such in {other}: `python bench.py db verify` names all such rows"
+                    f"its table {made.name} has a row with the {column} {id}, and there is no such "
+                    f"row in {other}: `python bench.py db verify` lists all of these"
                 )
             values[column] = self.ids[other][id]
         return values
@@ -191,7 +191,7 @@ class RowCopy:
             self.updated += 1
 
     def _parts(self, name: str, measurements: Mapping[int, int]) -> None:
-        """Copy the metrics or arrays of new measurements; arrays as the bytes that they are."""
+        """Copy the metrics or arrays of new measurements; arrays are copied as raw bytes."""
         types = {
             each.name: LargeBinary() if isinstance(each.type, Npy) else each.type
             for each in TABLES[name].c

@@ -1,4 +1,4 @@
-"""Alembic's entry point: it migrates in the transaction that its caller opened."""
+"""Alembic's entry point, which migrates in the transaction that its caller opened."""
 
 from alembic import context
 
@@ -6,7 +6,7 @@ from results.columns import Base
 
 context.configure(
     connection=context.config.attributes["connection"],
-    # For its naming of constraints.
+    # For its naming convention for constraints.
     target_metadata=Base.metadata,
 )
 context.run_migrations()

@@ -1,1 +1,1 @@
-"""Honest statistics over seeds: intervals, paired comparisons, families of tests, ranks, power."""
+"""Statistics over seeds: intervals, paired comparisons, families of tests, ranks, power."""

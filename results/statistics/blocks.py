@@ -1,9 +1,9 @@
-"""How much systems that share their seeds scatter: randomised blocks, moderated over all systems.
+"""Noise of systems that share their seeds: randomised blocks, moderated over all systems.
 
-A value is taken for an effect of its system, one of its seed, and noise. Few seeds tell little of
-how much noise a system has. So the variance of each is drawn towards that of all systems of its
-condition, the closer the less the estimates differ beyond chance; and that of a condition is
-raised towards that of all conditions. `tools/power_simulation.py` shows what this is worth.
+A value is modelled as an effect of its system, an effect of its seed, and noise. A few seeds say
+little about a system's noise, so its variance is shrunk towards that of all systems of its
+condition, more strongly the less the estimates differ beyond chance; and a condition's variance is
+raised towards that of all conditions. `tools/power_simulation.py` shows what this gains.
 
 Sources: Smyth, "Linear models and empirical Bayes methods for assessing differential expression",
 2004 (moderated variances); Grubbs, "On estimating precision of measuring instruments and product
@@ -17,17 +17,17 @@ import numpy as np
 from scipy import special
 
 SHARES = (np.arange(40) + 0.5) / 40
-"""The shares of an own estimate in a variance that are weighed against each other."""
+"""Grid of candidate shares that a system's own estimate has in its variance."""
 PRIOR = SHARES**-0.3
-"""Before the data: small shares are a little more likely. Chosen by simulation, as is the rest."""
+"""The prior slightly favours small shares. Chosen by simulation, as are the constants below."""
 MOST = 10
-"""As many systems tell how much variances differ. With more, those alike would outvote one that
-is not."""
+"""Evidence on how much variances differ counts as that of at most this many systems. With more,
+similar systems would outvote one that differs."""
 STANDS_OUT = 0.02
-"""The error rate of the F tests, corrected by Bonferroni, of a system against all others: one that
-has too much noise keeps its own variance."""
+"""The error rate, corrected by Bonferroni, of the F tests of each system against all others; a
+system with too much noise keeps its own variance."""
 FEWEST = 5
-"""Systems of a condition from which on other conditions count."""
+"""Smallest number of systems of a condition at which other conditions count."""
 TINY = float(np.finfo(float).tiny)
 
 
@@ -36,8 +36,8 @@ class Noise:
     """The variance of each system within seeds. Leading axes are studies, computed at once.
 
     Attributes:
-        variances: moderated: (..., systems).
-        shares: of a system's own estimate in its variance; 1 where it stands out: (..., systems).
+        variances: moderated variances: (..., systems).
+        shares: a system's own estimate's share in its variance; 1 if it stands out: (..., systems).
         own: degrees of freedom of each own estimate: (systems,).
         pooled: degrees of freedom of the variance of all systems: (...).
     """
@@ -50,13 +50,13 @@ class Noise:
     def of_difference(self, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the variance of differences seed by seed, and its degrees of freedom.
 
-        By Satterthwaite, of two own estimates and the one of all systems. An own estimate counts
-        fewer degrees of freedom than it has, since the largest of many t is larger where their
-        variances are estimated apart: one fewer, and as many again as failed runs cost it, but
-        three quarters at most. By simulation.
+        Satterthwaite's formula combines the two own estimates and that of all systems. Own degrees
+        of freedom are counted lower than they are, since the largest of many t is larger if their
+        variances are estimated separately: one fewer, and as many again as failed runs cost, but at
+        most three quarters of them count. Chosen by simulation.
 
         Args:
-            one, other: the places of the systems of each pair.
+            one, other: the indices of the systems of each pair.
         """
         a, b = self.variances[..., one], self.variances[..., other]
         sum_of_both = np.maximum(a + b, TINY)
@@ -73,11 +73,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class _Residuals:
-    """What neither the effect of a system nor that of a seed explains.
+    """Residuals, which neither the system effect nor the seed effect explains.
 
     Attributes:
-        squares: their sum for each system: (..., systems).
-        degrees: of freedom in each sum: (systems,).
+        squares: sum of their squares for each system: (..., systems).
+        degrees: degrees of freedom of each sum: (systems,).
     """
 
     squares: np.ndarray
@@ -85,7 +85,7 @@ class _Residuals:
 
     @property
     def variance(self) -> np.ndarray:
-        """Of all systems alike: (...)."""
+        """The variance common to all systems: (...)."""
         return self.squares.sum(-1) / max(self.freedom, TINY)
 
     @property
@@ -94,7 +94,7 @@ class _Residuals:
 
     @property
     def systems(self) -> int:
-        """The number of systems that tell something of the noise."""
+        """The number of systems that carry information about the noise."""
         return int((self.degrees > 0).sum())
 
 
@@ -102,8 +102,8 @@ def noise(conditions: Sequence[np.ndarray]) -> list[Noise]:
     """Estimate the noise of each system under each condition.
 
     Args:
-        conditions: the values of each: (..., systems, seeds), NaN where a run failed, which are
-            the same runs in all studies.
+        conditions: the values of each: (..., systems, seeds), NaN where a run failed; the same
+            runs must have failed in all studies.
     """
     residuals = [_residuals(values) for values in conditions]
     return [
@@ -131,8 +131,8 @@ def _residuals(values: np.ndarray) -> _Residuals:
 def _raised(own: _Residuals, others: Sequence[_Residuals]) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of all systems of a condition, and its degrees of freedom.
 
-    It is drawn towards that of all conditions where that is higher. A lower one is not trusted: a
-    condition may have more noise than others.
+    It is shrunk towards that of all conditions if that is higher. A lower one is not trusted, since
+    a condition may be noisier than others.
     """
     if own.systems < FEWEST or len(others) < 2:
         return own.variance, np.full(own.variance.shape, own.freedom)
@@ -147,10 +147,10 @@ def _raised(own: _Residuals, others: Sequence[_Residuals]) -> tuple[np.ndarray, 
 
 
 def _moderated(residuals: _Residuals, pool: np.ndarray, pooled: np.ndarray) -> Noise:
-    """Draw the variance of each system towards the pool of all."""
+    """Shrink the variance of each system towards the pooled variance of all."""
     systems, informative = residuals.systems, residuals.degrees > 0
     shape = residuals.squares.shape
-    if systems < 3:  # of two, nothing tells which has the noise
+    if systems < 3:  # with two, nothing tells which one has the noise
         alike = np.broadcast_to(pool[..., None], shape)
         return Noise(alike, np.zeros(shape), np.zeros(shape[-1]), pooled)
     own = residuals.degrees * systems / (systems - 1)
@@ -164,7 +164,7 @@ def _moderated(residuals: _Residuals, pool: np.ndarray, pooled: np.ndarray) -> N
 
 
 def _stands_out(residuals: _Residuals, own: np.ndarray) -> np.ndarray:
-    """Tell which systems have more noise than the others together: (..., systems)."""
+    """Tell which systems are noisier than all others together: (..., systems)."""
     squares = residuals.squares
     others = (squares.sum(-1, keepdims=True) - squares) / np.maximum(own.sum() - own, TINY)
     ratios = squares / np.maximum(own, TINY) / np.maximum(others, TINY)
@@ -175,8 +175,8 @@ def _stands_out(residuals: _Residuals, own: np.ndarray) -> np.ndarray:
 def _share(ratios: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Estimate the share that own variances deserve: (..., variances) to (...).
 
-    True variances are taken for draws from a scaled inverse χ², so that estimates over their mean
-    follow F. The share stands for its degrees of freedom, and is the posterior mean.
+    True variances are modelled as draws from a scaled inverse χ², so estimates divided by their
+    mean follow F. The share encodes that prior's degrees of freedom; this is its posterior mean.
     """
     half = degrees[:, None] / 2
     half_prior = degrees.max() / 2 * (1 - SHARES) / SHARES

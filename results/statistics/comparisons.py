@@ -1,4 +1,4 @@
-"""Families of comparisons, declared beforehand, and those of the A/A control."""
+"""Families of comparisons that are declared beforehand, and those of the A/A control."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from results.statistics.largest_t import LargestT
 from results.statistics.means import ALPHA, PairedDifference, fewest, paired_difference, power_at
 
 NULLS = ("dense", "dense_params", "random", "frozen")
-"""Nulls of every router: no experts, as many parameters, no choice, none learnt."""
+"""Null models of every router: no experts, equal parameters, random choice, no learnt choice."""
 
 BySeed = Mapping[int, float]
 System = TypeVar("System", bound=Hashable)
@@ -21,19 +21,19 @@ System = TypeVar("System", bound=Hashable)
 
 @dataclass(frozen=True)
 class Compared(Generic[System]):
-    """`entry` less `reference`, over the seeds that both have.
+    """The difference `entry` minus `reference`, over the seeds that both have.
 
     Attributes:
-        difference: None where no seed is in common. Its interval is simultaneous: with 95 % those
-            of the whole family hold, after whatever interim analysis. Its p-value is of this
+        difference: None if they share no seed. Its interval is simultaneous: with 95 % confidence
+            those of the whole family hold, at any interim analysis. Its p-value is for this
             difference alone.
-        adjusted: the p-value over the family and the interim analyses; None without a test.
-        family: the number of comparisons, of those with seeds enough, that it was adjusted over.
-        deviation: the standard deviation of the paired differences, moderated; None without a test.
+        adjusted: the p-value adjusted for the family and the interim analyses; None without a test.
+        family: the number of comparisons with enough seeds, over which it was adjusted.
+        deviation: the moderated standard deviation of the paired differences; None without a test.
         degrees: its degrees of freedom.
-        share: of the estimates of the noise of these two in its variance, the lesser; None without
-            a test, and of a family of two systems.
-        noisy: which of the two have so much noise that only their own estimate of it counts.
+        share: the share of the two systems' own noise estimates in its variance, the lesser of the
+            two; None without a test or in a family of two systems.
+        noisy: which of the two are so noisy that only their own noise estimate counts.
         largest: the distribution by which it was adjusted.
     """
 
@@ -50,13 +50,13 @@ class Compared(Generic[System]):
 
     @property
     def resolved(self) -> bool:
-        """Whether the two differ, at the error rate of the family."""
+        """Whether the two differ at the family's error rate."""
         return self.adjusted is not None and self.adjusted < ALPHA
 
     def seeds_needed(self, analyses: int = 1, power: float = 0.8) -> int | None:
-        """Return the fewest seeds at which the family's test finds a gap such as this one.
+        """Return the fewest seeds at which the family's test finds a gap of this size.
 
-        Mean and deviation are taken for the true ones. None where nothing can be said.
+        Mean and deviation are assumed to be the true ones. None if nothing can be said.
         """
         if self.difference is None or self.largest is None or not self.difference.mean:
             return None
@@ -74,8 +74,8 @@ class Compared(Generic[System]):
 def declared(systems: Sequence[System], nulls: Iterable[System]) -> list[tuple[System, System]]:
     """Return each system against each null, then all pairs of systems, as (system, reference).
 
-    The best is chosen after seeing the results: only a family that holds all pairs keeps the error
-    rate of the comparisons with it. Nulls are not compared with each other.
+    The best system is chosen after seeing the results, so only a family of all pairs controls the
+    error rate of comparisons with it. Nulls are not compared with each other.
     """
     against = [(system, null) for null in nulls for system in systems]
     return against + list(combinations(systems, 2))
@@ -87,17 +87,17 @@ def family(
     analyses: int = 1,
     others: Sequence[Mapping[System, BySeed]] = (),
 ) -> list[Compared[System]]:
-    """Return each pair compared, with what holds for all of them at once.
+    """Compare each pair, with tests and intervals that hold for all pairs at once.
 
-    The noise of each system is estimated from all (see `blocks`), and the largest |t| of the
-    family is the yardstick (see `largest_t`).
+    Each system's noise is estimated from all systems (see `blocks`), and tests use the
+    distribution of the family's largest |t| (see `largest_t`).
 
     Args:
-        values: a number by seed of each system.
-        pairs: the pairs that `declared` returns; systems without values are compared with no seed.
-        analyses: the number of interim analyses that were planned. Bonferroni over them: p-values
-            times `analyses`, intervals at a confidence of 1 - 0.05 / `analyses`, valid at each.
-        others: the values under other conditions, which tell of the noise too.
+        values: each system's numbers by seed.
+        pairs: the pairs that `declared` returns; a system without values shares no seed with any.
+        analyses: the number of planned interim analyses. Bonferroni over them: p-values times
+            `analyses`, intervals at a confidence of 1 - 0.05 / `analyses`, valid at each.
+        others: the values under other conditions, which also inform the noise estimate.
     """
     compared = [_compare(values, *pair) for pair in pairs]
     tests = [place for place, c in enumerate(compared) if c.difference and c.difference.n > 1]
@@ -124,7 +124,7 @@ def _tested(
     analyses: int,
     others: Sequence[Mapping[System, BySeed]],
 ) -> list[Compared[System]]:
-    """Return the comparisons with their tests and intervals, all by one estimate of the noise."""
+    """Return the comparisons with tests and intervals, all based on one noise estimate."""
     if not compared:
         return []
     entries = {c.entry for c in compared}
@@ -174,7 +174,7 @@ def _tested(
 
 
 def _untested(compared: Compared[System]) -> Compared[System]:
-    """Return a comparison without noise to hold it against: no test, but of nothing but zeros."""
+    """Return a comparison that has no noise without a test, unless all differences are zero."""
     difference = cast(PairedDifference, compared.difference)
     if difference.p_value == 1 and difference.low == difference.high == 0:
         return replace(compared, adjusted=1.0)
@@ -182,7 +182,7 @@ def _untested(compared: Compared[System]) -> Compared[System]:
 
 
 def _matrix(values: Mapping[System, BySeed], systems: Sequence[System]) -> np.ndarray:
-    """Return the values of systems by seed, NaN where there is none: (systems, seeds)."""
+    """Return the values of systems by seed, NaN if missing or infinite: (systems, seeds)."""
     seeds = sorted({seed for system in systems for seed in values[system]})
     rows = [[values[system].get(seed, np.nan) for seed in seeds] for system in systems]
     matrix = np.array(rows, dtype=float).reshape(len(systems), len(seeds))
@@ -190,7 +190,7 @@ def _matrix(values: Mapping[System, BySeed], systems: Sequence[System]) -> np.nd
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust a family's p-values by Holm: reject those below alpha at error rate alpha.
+    """Adjust a family's p-values by Holm; rejecting those below alpha gives error rate alpha.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -204,10 +204,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Alarms:
-    """Counts of tests, and of those that found a difference where there is none, with the interval.
+    """Number of tests, and of those that found a difference where there is none, with an interval.
 
     Attributes:
-        low, high: of Clopper and Pearson's exact interval at 95 %.
+        low, high: Clopper and Pearson's exact 95 % interval of the rate.
     """
 
     raised: int
@@ -217,15 +217,15 @@ class Alarms:
 
     @property
     def rate(self) -> float:
-        """The share of the tests."""
+        """The share of tests that raised an alarm."""
         return self.raised / self.tests
 
 
 def alarms(p_values: Sequence[float]) -> Alarms:
-    """Find how often p-values of differences that are none lie below 0.05.
+    """Count how often the p-values of true null differences are below 0.05.
 
     Raises:
-        ValueError: there is no test.
+        ValueError: there are no tests.
     """
     from scipy import stats  # slow to import
 
@@ -237,16 +237,16 @@ def alarms(p_values: Sequence[float]) -> Alarms:
 
 
 def noise_floor(differences: Sequence[float], n: int) -> float:
-    """Bound what two means of `n` runs differ by, in 95 % of all cases, by chance alone.
+    """Return the bound below which two means of `n` runs differ by chance in 95 % of all cases.
 
-    The true mean of the differences is known to be zero, so none is estimated: the root of their
-    mean square has as many degrees of freedom as there are differences.
+    The true mean of the differences is known to be zero, so it is not estimated: their root mean
+    square has as many degrees of freedom as there are differences.
 
     Args:
-        differences: paired, of runs that differ in nothing but their random numbers.
+        differences: paired differences of runs that differ only in their random numbers.
 
     Raises:
-        ValueError: there is no difference.
+        ValueError: there are no differences.
     """
     sample = np.asarray(differences, dtype=float)
     if not len(sample):

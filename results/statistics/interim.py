@@ -1,4 +1,4 @@
-"""Interim analyses: when seeds are added until differences are decided, and what decides one."""
+"""Interim analyses: when to add seeds until all differences are decided, and what decides one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from results.statistics.means import ALPHA, PairedDifference
 
 FEWEST = 3
-"""Seeds at the first interim analysis: below it a t-test finds next to nothing."""
+"""Seeds at the first interim analysis; with fewer, a t-test finds next to nothing."""
 
 
 def interim_analyses(first: int, most: int) -> tuple[int, ...]:
-    """Return the numbers of seeds to analyse at: `first`, twice as many each time, `most` at last.
+    """Return the numbers of seeds to analyse at: `first`, doubled each time, and finally `most`.
 
     Raises:
         ValueError: `most` is below `first`.
@@ -24,14 +24,14 @@ def interim_analyses(first: int, most: int) -> tuple[int, ...]:
 
 
 def planned_analyses(request: Mapping[str, Any]) -> int:
-    """Return the number of interim analyses that a study planned; 1 where seeds were fixed."""
+    """Return the number of interim analyses that a study planned; 1 if its seeds were fixed."""
     return int((request.get("sequential") or {}).get("looks", 1))
 
 
 def is_decided(difference: PairedDifference, adjusted: float | None, resolve: float) -> bool:
-    """Tell whether more seeds would tell nothing that was asked for.
+    """Tell whether a comparison is decided, so that it needs no more seeds.
 
-    Either the two differ, or they differ by less than anybody asked to see.
+    Either the two differ, or they differ by less than the smallest difference of interest.
 
     Args:
         difference: the difference, with its interval at a confidence of 1 - 0.05 / (number of

@@ -1,8 +1,8 @@
-"""The distribution of the largest |t| of a declared family: Tukey's and Dunnett's in one.
+"""The distribution of the largest |t| of a declared family, which combines Tukey's and Dunnett's.
 
-Each router is compared with every null and with every other router, by means of equally many values
-and one estimate of their variance. Without nulls this is Tukey's studentized range over √2, with
-one router Dunnett's two-sided distribution.
+Each router is compared with every null and with every other router, using means of equally many
+values and one variance estimate. Without nulls this is Tukey's studentized range over √2; with one
+router it is Dunnett's two-sided distribution.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 FARTHEST = 13.0
-"""The distance of standard normal numbers beyond which none is worth mentioning."""
+"""The distance between standard normal numbers beyond which the probability is negligible."""
 FEWEST_ROUTERS = 3
-"""With fewer, nulls count as routers."""
+"""With fewer routers, nulls count as routers."""
 TAIL = 1e-12
-"""The share of variance estimates that is cut off at either end."""
+"""The share of variance estimates that is cut off at each end."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class LargestT:
 
     @classmethod
     def of_family(cls, routers: int, nulls: int) -> LargestT:
-        """Return the distribution that a declared family is held against.
+        """Return the distribution to use for a declared family.
 
-        One router's noise is in all of its comparisons with nulls. Where variances differ and
-        seeds are few, Dunnett's distribution errs too often for it, by simulation, and that of
-        all pairs does not.
+        A router's noise enters all of its comparisons with nulls. In simulations with unequal
+        variances and few seeds, Dunnett's distribution therefore errs too often, and that of all
+        pairs does not.
         """
         return cls(routers, nulls) if routers >= FEWEST_ROUTERS else cls(routers + nulls, 0)
 
@@ -47,7 +47,7 @@ class LargestT:
 
         Args:
             t: statistics, of any shape and sign.
-            degrees: of freedom of the variance in each; broadcast with `t`.
+            degrees: degrees of freedom of the variance of each; broadcast with `t`.
         """
         statistics, own = np.broadcast_arrays(np.abs(t), np.asarray(degrees, dtype=float))
         deviations, weights = _estimates(own)
@@ -59,14 +59,14 @@ class LargestT:
         """Compute the values that the largest |t| exceeds with a probability of `alpha`.
 
         Args:
-            degrees: of freedom of the variance in each, 0.4 or more.
+            degrees: degrees of freedom of the variance of each, at least 0.4.
         """
         inverse = 1 / np.asarray(degrees, dtype=float)
         return np.exp(_log_critical(self.routers, self.nulls, alpha)(inverse))
 
 
 def _estimates(degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return 257 values of √(χ² / degrees) and the probability of each: (..., 257) both."""
+    """Return 257 values of √(χ² / degrees) and the probability of each: both (..., 257)."""
     half = degrees[..., None] / 2
     low = np.log(special.gammaincinv(half, TAIL) / half)
     high = np.log(special.gammainccinv(half, TAIL) / half)
@@ -78,7 +78,7 @@ def _estimates(degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _beyond_at_known_variance(routers: int, nulls: int) -> CubicSpline:
-    """Return the probability, by distance, that two that are compared lie further apart."""
+    """Return the probability, by distance, that any compared pair lies further apart."""
     from scipy.interpolate import CubicSpline  # slow to import
 
     distances = np.linspace(0, FARTHEST, 131)
@@ -86,9 +86,9 @@ def _beyond_at_known_variance(routers: int, nulls: int) -> CubicSpline:
 
 
 def _beyond(distance: float, routers: int, nulls: int) -> float:
-    """Integrate over the lowest router, and over the highest, at most `distance` above it.
+    """Integrate over the lowest router and over the highest, at most `distance` above it.
 
-    The nulls then lie at most `distance` below the highest and above the lowest router.
+    All nulls then lie at most `distance` below the highest and above the lowest router.
     """
     lowest = np.linspace(-9, 9, 91)[:, None]
     density = _normal(lowest) * (lowest[1] - lowest[0])
@@ -110,7 +110,7 @@ def _normal(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _log_critical(routers: int, nulls: int, alpha: float) -> CubicSpline:
-    """Return the logarithm of the critical value by the inverse of the degrees of freedom."""
+    """Return the log of the critical value as a function of the inverse degrees of freedom."""
     from scipy.interpolate import CubicSpline
 
     inverse = np.linspace(1e-3, np.sqrt(2.5), 80) ** 2

@@ -1,6 +1,6 @@
 """Means over seeds with intervals, and paired differences of runs that share their seed.
 
-Runs of one seed share data order and initial weights. scipy holds the distributions.
+Runs of one seed share data order and initial weights. The distributions come from scipy.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from scipy import special
 
 ALPHA = 0.05
-"""The error rate of every family of tests; intervals have a confidence of one less this."""
+"""The error rate of every family of tests; intervals have a confidence of 1 - ALPHA."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` values and, where there can be one, its confidence interval."""
+    """A mean of `n` values with its confidence interval, if it has one."""
 
     n: int
     mean: float
@@ -28,15 +28,15 @@ class PairedDifference(Interval):
     """The mean of `a - b` over `n` pairs, with its interval."""
 
     correlation: float | None
-    """Pearson's, of the pairs; None below three pairs, or where one side does not vary."""
+    """Pearson's correlation of the pairs; None below three pairs, or if one side does not vary."""
     p_value: float | None
-    """Two-sided paired t-test; None where there is no interval."""
+    """That of a two-sided paired t-test; None if there is no interval."""
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Compute the mean with Student's t interval; equal values have one of width 0.
+    """Compute the mean with Student's t interval, which has width 0 if all values are equal.
 
-    A single value has no interval, nor have values of which one is not finite; their mean is NaN.
+    A single value has no interval. If any value is not finite, the mean is NaN, without interval.
 
     Raises:
         ValueError: there are no values.
@@ -61,13 +61,13 @@ def _standard_error(sample: np.ndarray) -> float:
 def paired_difference(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95
 ) -> PairedDifference:
-    """Find how much larger `a` is than `b`, pair by pair (the same seed at the same place in both).
+    """Compute how much larger `a` is than `b`, pair by pair (both in the same order of seeds).
 
-    Differences that are all alike, but not zero, have neither interval nor test. Accuracies are
-    counts of images, so that of three seeds this is no miracle, and t would call it certain.
+    If all differences are equal but not zero, there is neither interval nor test: accuracies are
+    counts of images, so three seeds can easily agree by chance, and t would call it certain.
 
     Raises:
-        ValueError: the two are not equally long, or empty.
+        ValueError: the two differ in length, or are empty.
     """
     differences = paired(a, b)
     interval = mean_interval(differences.tolist(), confidence)
@@ -81,10 +81,10 @@ def paired_difference(
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
-    """`a - b`, pair by pair; the same number wherever they are alike but for floats' rounding.
+    """Return `a - b`, pair by pair, made exactly equal if they differ only by float rounding.
 
     Raises:
-        ValueError: the two are not equally long.
+        ValueError: the two differ in length.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape:
@@ -96,7 +96,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
 
 
 def _t_test(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of a mean of zero; 1 where all are zero."""
+    """Return the two-sided p-value for a mean of zero; 1 if all differences are zero."""
     mean, error = float(differences.mean()), _standard_error(differences)
     if error == 0:
         return 1.0
@@ -112,8 +112,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def effect_size(differences: Sequence[float]) -> float | None:
     """Compute Cohen's d_z of paired differences, with Hedges' exact correction for few pairs.
 
-    Mean over standard deviation, times Γ(m/2) / (√(m/2) Γ((m-1)/2)) at m = n - 1 degrees of
-    freedom. None below three pairs, and where the differences are all alike.
+    This is mean over standard deviation, times Γ(m/2) / (√(m/2) Γ((m-1)/2)) at m = n - 1 degrees
+    of freedom. None below three pairs, or if all differences are equal.
 
     Source: Hedges, "Distribution theory for Glass's estimator of effect size", 1981.
     """
@@ -126,9 +126,9 @@ def effect_size(differences: Sequence[float]) -> float | None:
 
 
 def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return the probability that a run of `a` beats a run of `b`, ties half; None without runs.
+    """Return the probability that a run of `a` beats one of `b`, ties half; None without runs.
 
-    Over all pairs of runs, whatever their seeds: Mann and Whitney's U over their number.
+    All pairs of runs count, whatever their seeds: this is Mann and Whitney's U over their number.
     """
     from scipy import stats  # slow to import
 
@@ -140,10 +140,10 @@ def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
 def seeds_needed(
     differences: Sequence[float], power: float = 0.8, alpha: float = ALPHA
 ) -> int | None:
-    """Return the fewest pairs at which a two-sided paired t-test finds a gap such as this one.
+    """Return the fewest pairs at which a two-sided paired t-test finds a gap of this size.
 
-    Mean and standard deviation of the observed paired differences are taken for the true ones.
-    None where nothing can be said: fewer than two differences, all alike, or a mean of zero.
+    Mean and standard deviation of the observed paired differences are assumed to be the true ones.
+    None if nothing can be said: fewer than two differences, all equal, or a mean of zero.
     """
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or not np.isfinite(sample).all():
@@ -155,9 +155,9 @@ def seeds_needed(
 
 
 def fewest(is_enough: Callable[[int], bool]) -> int:
-    """Return the fewest pairs, two at least, that are enough; so are all numbers above it.
+    """Return the fewest pairs, at least two, that are enough; larger numbers must be enough too.
 
-    Nobody has many millions: the search ends there.
+    The search ends at 2^24, since nobody has that many.
     """
     low, high = 1, 2
     while high < 2**24 and not is_enough(high):
@@ -172,14 +172,14 @@ def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
     """Compute the power of a two-sided paired t-test of `n` pairs for a standardised effect.
 
     Args:
-        effect: the mean of the differences over their standard deviation (Cohen's d_z), not 0.
+        effect: mean of the differences over their standard deviation (Cohen's d_z), nonzero.
     """
     return power_at(effect, n, n - 1, float(special.stdtrit(n - 1, 1 - alpha / 2)))
 
 
 def power_at(effect: float, n: int, degrees: float, critical: float) -> float:
-    """Compute how often |t| exceeds a critical value, of `n` pairs with a standardised effect.
+    """Compute how often |t| exceeds a critical value for `n` pairs with a standardised effect.
 
-    The square of a noncentral t is a noncentral F, which counts both sides at once.
+    The square of a noncentral t is a noncentral F, which covers both sides at once.
     """
     return float(1 - special.ncfdtr(1, degrees, n * effect**2, critical**2))

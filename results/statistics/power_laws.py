@@ -1,9 +1,9 @@
-"""Power laws y = a · x^b over trials, with the interval of b, and what speaks against one.
+"""Power laws y = a · x^b over trials, with the interval of b and the evidence against the law.
 
-Least squares on log y against log x, with an offset for each seed, since runs of one seed share
-their data order and initial weights. The interval of b is Student's t. Whether a line is enough is
-tested against a free mean for each x (lack of fit, an F test), which few seeds can refute and seeds
-that do not differ cannot: so R² has a least value, too.
+They are fitted by least squares on log y against log x, with an offset for each seed, since runs
+of one seed share data order and initial weights. The interval of b is Student's t. An F test for
+lack of fit compares the line with a free mean for each x. It has little power with few seeds and
+none if seeds do not differ, so R² must also reach a minimum.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from scipy import special
 from results.statistics.means import ALPHA
 
 FEWEST = 3
-"""Values of x; through two goes any power law."""
+"""Smallest number of values of x; a power law fits any two."""
 LEAST_R_SQUARED = 0.9
-"""Of log y, for a law to be said to fit."""
+"""Smallest R² of log y at which a law counts as fitting."""
 NOTHING = 1e-18
-"""A sum of squares over the whole below this is rounding."""
+"""A sum of squares below this, relative to the total, is rounding error."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class PowerLaw:
     """A fitted power law, y = factor · x^exponent.
 
     Attributes:
-        low, high: of the exponent; None where there are no degrees of freedom.
-        r_squared: share of the variance of log y within seeds; None where y does not vary.
-        lack_of_fit: p-value of the F test against a free mean for each x; None without one.
-        against: what speaks against the law, in words; "" where it fits.
+        low, high: the interval of the exponent; None if there are no degrees of freedom.
+        r_squared: explained share of the variance of log y within seeds; None if y does not vary.
+        lack_of_fit: p-value of the F test against a free mean for each x; None without a test.
+        against: the evidence against the law, in words; "" if it fits.
     """
 
     exponent: float
@@ -48,7 +48,7 @@ def power_law(
     """Fit a power law to one point for each x and seed.
 
     Raises:
-        ValueError: too few x, or a number that has no logarithm; the message says it to readers.
+        ValueError: too few values of x, or one without a logarithm; the message is for readers.
     """
     across, up = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     levels = len(np.unique(across))
@@ -61,7 +61,7 @@ def power_law(
     whole, _ = _residuals(of_seed, log_y)
     free, free_rank = _residuals(np.hstack([_indicators(across), of_seed]), log_y)
     if free <= NOTHING * max(whole, 1.0) and len(log_y) > levels:
-        # What does not differ between seeds was measured once.
+        # Values that do not differ between seeds count as measured once.
         once = dict(zip(x, y, strict=True))
         return power_law(list(once), [0] * levels, list(once.values()), confidence)
     design = np.column_stack([log_x, of_seed])
@@ -78,7 +78,7 @@ def power_law(
 def _against(
     r_squared: float | None, p: float | None, low: float | None, high: float | None
 ) -> str:
-    """Say what speaks against a law, the strongest first."""
+    """Return the strongest evidence against a law, in words; "" if there is none."""
     if r_squared is None:
         return "no trend: it is the same everywhere"
     if p is not None and p < ALPHA:
@@ -92,13 +92,13 @@ def _against(
 
 
 def _indicators(values: np.ndarray) -> np.ndarray:
-    """(n, distinct values): 1 where a point has the value."""
+    """Return an indicator matrix, 1 where a point has the value: (n, distinct values)."""
     table: np.ndarray = (values[:, None] == np.unique(values)).astype(float)
     return table
 
 
 def _residuals(design: np.ndarray, values: np.ndarray) -> tuple[float, int]:
-    """Return the sum of squares that a linear model leaves, and its rank."""
+    """Return the residual sum of squares of a linear model, and its rank."""
     fitted, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     return float(((values - design @ fitted) ** 2).sum()), int(rank)
 
@@ -115,7 +115,7 @@ def _interval(
 
 
 def _f_test(more: float, more_freedom: int, left: float, freedom: int) -> float | None:
-    """Return the p-value of `more` squares against those `left`; None without any left."""
+    """Return the p-value of `more` squares against those `left`; None if either has no freedom."""
     if freedom < 1 or more_freedom < 1:
         return None
     ratio = max(more, 0.0) / more_freedom / (left / freedom)

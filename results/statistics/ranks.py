@@ -1,4 +1,4 @@
-"""Ranks of systems: over conditions (Demšar, JMLR 7, 2006), by chance, and by two aims (Pareto)."""
+"""Ranks of systems: over conditions (Demšar, JMLR 7, 2006), bootstrapped, and Pareto fronts."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from results.statistics.means import ALPHA
 Name = TypeVar("Name", bound=Hashable)
 
 FEWEST_BLOCKS, FEWEST_SYSTEMS = 5, 3
-"""Below these, Friedman's test has no approximation worth the name."""
+"""Below these, the approximations of Friedman's test are useless."""
 ALIKE = 0.01
-"""Costs that differ by less, relative, count as the same."""
+"""Costs with a smaller relative difference count as equal."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Friedman's test and what Nemenyi's says after it.
+    """The results of Friedman's test and of Nemenyi's test after it.
 
     Attributes:
-        ranks: the average rank of each system, the best first; ties share theirs.
+        ranks: the average rank of each system, the best first; ties share their rank.
         blocks: the number of conditions.
         chi_squared: Friedman's statistic, corrected for ties, with its p-value.
-        f: Iman and Davenport's, less conservative, with its p-value.
+        f: Iman and Davenport's less conservative statistic, with its p-value.
         critical_difference: average ranks further apart than this differ (Nemenyi).
         pairs: Nemenyi's p-value of each pair, systems by systems.
     """
@@ -43,12 +43,12 @@ class Ranking:
 
 
 def ranking(values: pd.DataFrame) -> Ranking:
-    """Return the systems (columns) ranked within each condition (rows), the highest value first.
+    """Rank the systems (columns) within each condition (rows), the highest value first.
 
     Raises:
         ValueError: a value is missing, or there are fewer than five rows or three columns.
     """
-    # Slow to import (it brings statsmodels and seaborn), and few studies have conditions enough.
+    # Slow to import (it loads statsmodels and seaborn), and few studies have enough conditions.
     import scikit_posthocs
 
     blocks, systems = values.shape
@@ -71,19 +71,19 @@ def ranking(values: pd.DataFrame) -> Ranking:
 
 
 def critical_difference(systems: int, blocks: int) -> float:
-    """Compute the difference of average ranks from which on Nemenyi's test tells systems apart."""
+    """Compute the smallest difference of average ranks that is significant in Nemenyi's test."""
     quantile = stats.studentized_range.ppf(1 - ALPHA, systems, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(systems * (systems + 1) / (6 * blocks)))
 
 
 @dataclass(frozen=True)
 class RankSpread:
-    """Where a system ranks in bootstrap samples.
+    """The distribution of a system's rank over bootstrap samples.
 
     Attributes:
-        mean: of the ranks, 1 is best.
-        low, high: hold 95 % of them.
-        best: the share of samples that it leads; those that lead together share it.
+        mean: the mean rank; 1 is best.
+        low, high: the bounds that hold 95 % of the ranks.
+        best: the share of samples in which it leads; systems that tie for the lead divide a sample.
     """
 
     mean: float
@@ -93,16 +93,16 @@ class RankSpread:
 
 
 def bootstrap_ranks(values: np.ndarray, samples: int = 4000) -> list[RankSpread]:
-    """Rank each system by its mean, in samples of seeds and of conditions.
+    """Rank each system by its mean in bootstrap samples of seeds and of conditions.
 
-    A sample draws one less than there are, with replacement: means then vary as much as they truly
-    do, which those of as many as there are do not. A seed is drawn for all systems and conditions
-    at once, as systems of one seed are paired. Under several conditions a system's rank is that of
-    its average rank.
+    A sample draws one fewer than there are, with replacement: means then vary as much as they truly
+    do, while full-size samples vary too little. A seed is drawn for all systems and conditions at
+    once, since systems of one seed are paired. Under several conditions, systems are ranked by
+    their average rank.
 
     Args:
-        values: (conditions, systems, seeds), NaN where a run failed; each system has one run under
-            each condition, or more.
+        values: (conditions, systems, seeds), NaN where a run failed; each system has at least one
+            run under each condition.
     """
     conditions, _, seeds = values.shape
     generator = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def bootstrap_ranks(values: np.ndarray, samples: int = 4000) -> list[RankSpread]
     present = np.isfinite(values)
     counts = np.einsum("bn,ckn->bck", drawn, present)
     sums = np.einsum("bn,ckn->bck", drawn, np.where(present, values, 0.0))
-    # None of a system's seeds may be drawn: its mean over all of them then stands for it.
+    # It can happen that none of a system's seeds is drawn: the mean over all of them is then used.
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nanmean(values, -1))
     within = stats.rankdata(-means.round(12), axis=-1)
     averages = np.einsum("bc,bck->bk", weights, within) / weights.sum(-1, keepdims=True)
@@ -126,13 +126,13 @@ def bootstrap_ranks(values: np.ndarray, samples: int = 4000) -> list[RankSpread]
 
 
 def fronts(systems: Mapping[Name, tuple[float, float]]) -> dict[Name, int]:
-    """Number the front of each system: 1 where none dominates it, 2 where only front 1 does, …
+    """Return the Pareto front of each system: 1 if none dominates it, 2 if only front 1 does, …
 
-    Another dominates it that is better at no more cost, or as good at less. Systems of one front
-    share their rank: none of them is to be preferred to another by both aims.
+    A system dominates another if it is better at no more cost, or as good at less cost. Systems on
+    one front share their rank: none of them dominates another.
 
     Args:
-        systems: value, the higher the better, and cost, of each.
+        systems: the value, the higher the better, and the cost of each system.
     """
     left, front = dict(systems), 1
     front_of: dict[Name, int] = {}
@@ -152,10 +152,10 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def expected_best(values: Sequence[float]) -> np.ndarray:
-    """Average the best of k of n values, drawn without replacement, for k = 1 … n: (n,).
+    """Compute the expected best of k out of n values, for k = 1 … n: (n,).
 
-    As in arXiv 1909.03004 (Dodge et al.), but without replacement: the estimate has no bias, and
-    the last one is the best of all. The i-th smallest value is the best of k in C(i − 1, k − 1)
+    As in arXiv 1909.03004 (Dodge et al.), but drawn without replacement: the estimate is unbiased,
+    and the last one is the best of all. The i-th smallest value is the best of k in C(i − 1, k − 1)
     of the C(n, k) ways to draw them.
     """
     ordered = np.sort(np.asarray(values, dtype=float))

@@ -1,1 +1,1 @@
-"""The store: typed records written and read in small transactions."""
+"""The store: typed records, written and read in small transactions."""

@@ -1,4 +1,4 @@
-"""Reading what the engine asks: what has been done already, by what, and how it went."""
+"""Reads for the engine: what has been done already, by which code, and with what outcome."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -34,21 +34,21 @@ from results.store.records import (
 from results.text import StoreError, content_hash, nearest
 
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
-"""Options as text: they are written as `results.text.to_json` writes them."""
+"""Columns that identify a measurement; options are text, as written by `results.text.to_json`."""
 MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
 SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
 BY_BEGIN = (AttemptRow.started_at, AttemptRow.id)
 BY_TIME = (MeasurementRow.measured_at, MeasurementRow.id)
-"""The newest last. Numbers alone do not say it: rows that were merged have the highest."""
+"""The newest last. Ids alone do not give the order: merged rows have the highest."""
 DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
-"""Metrics that are 1 where other processes disturbed a timing, of each pass its own."""
+"""Metrics, one per timed pass, that are 1 if other processes disturbed the timing."""
 
 
 class Reader(Database):
     """The half of a store that reads."""
 
     def attempts(self, fingerprints: Iterable[str]) -> dict[str, list[AttemptRecord]]:
-        """Return all attempts at each of these trials that was tried, by when they came here."""
+        """Return all attempts at these trials, by fingerprint and in order of insertion."""
         query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)
         query = query.order_by(AttemptRow.id)
         tried: dict[str, list[AttemptRecord]] = defaultdict(list)
@@ -59,16 +59,16 @@ class Reader(Database):
         return dict(tried)
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
-        """Return the last attempt at this trial, however it stands."""
+        """Return the last attempt at this trial, whatever its status."""
         tried = self.attempts([fingerprint]).get(fingerprint, [])
         return tried[-1] if tried else None
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
-        """Return the attempt at this trial that counts: of those done the one that began last."""
+        """Return the attempt at this trial that counts: of those done, the one begun last."""
         return counting(self.attempts([fingerprint]).get(fingerprint, []))
 
     def newest(self) -> tuple[int, int]:
-        """Return the numbers of the attempt and measurement that were made last; 0 without any."""
+        """Return the ids of the last attempt and the last measurement; 0 if there is none."""
         with self.reading() as session:
             attempt, measurement = (
                 session.scalar(select(func.max(row.id))) or 0
@@ -77,21 +77,21 @@ class Reader(Database):
             return attempt, measurement
 
     def trials_begun_after(self, attempt: int) -> dict[int, int]:
-        """Return what began after an attempt: the trial's row by the attempt's row."""
+        """Return the attempts begun after an attempt: the trial's id by the attempt's id."""
         query = select(AttemptRow.id, AttemptRow.trial_id).where(AttemptRow.id > attempt)
         with self.reading() as session:
             return dict(session.execute(query).all())
 
     def measured(self, attempt_ids: Iterable[int]) -> dict[int, set[Made]]:
-        """Find what has been measured of each of these attempts."""
+        """Return what has been measured of each of these attempts."""
         return self._measured(select(MeasurementRow.attempt_id, *MADE), attempt_ids)
 
     def measured_layers(self, fingerprints: Iterable[str], machine_id: int) -> dict[str, set[Made]]:
-        """Find what has been measured of each of these bare layers on a machine."""
+        """Return what has been measured of each of these bare layers on a machine."""
         return self._measured(_of_layers(machine_id), fingerprints)
 
     def _measured(self, query: Any, subjects: Iterable[Any]) -> dict[Any, set[Made]]:
-        """Group by the query's first column; what was skipped as not applicable is measured."""
+        """Group by the query's first column; a suite skipped as inapplicable counts as measured."""
         query = query.where(MeasurementRow.status.in_(MEASURED))
         by_subject: dict[Any, set[Made]] = defaultdict(set)
         with self.reading() as session:
@@ -102,10 +102,10 @@ class Reader(Database):
     def disturbed_layers(
         self, fingerprints: Iterable[str], machine_id: int, newest: int
     ) -> dict[str, set[Made]]:
-        """Return what of each of these bare layers was last timed beside other load on a machine.
+        """Return the measurements of these bare layers whose last timing on a machine was noisy.
 
         Args:
-            newest: the number of the newest measurement that may be among them.
+            newest: the id of the newest measurement that may be among them.
         """
         values = select(MetricRow.id).where(MetricRow.measurement_id == MeasurementRow.id)
         disturbed = values.where(DISTURBED, MetricRow.value > 0).exists()
@@ -124,7 +124,7 @@ class Reader(Database):
         return by_key
 
     def studies(self) -> list[StudyRecord]:
-        """Return all studies, the one asked for last at the end."""
+        """Return all studies, the one requested last at the end."""
         counts = (
             select(func.count()).where(link.study_id == StudyRow.id).scalar_subquery()
             for _, link in SUBJECTS
@@ -137,7 +137,7 @@ class Reader(Database):
             ]
 
     def find_study(self, name: str | None = None) -> StudyRecord:
-        """Return the study of this name, or the one asked for last: a tuning only where all are.
+        """Return the study of this name, or the one requested last; tunings only if all are.
 
         Raises:
             StoreError: there is none; the message names the nearest.
@@ -153,7 +153,7 @@ class Reader(Database):
         return studies[name]
 
     def rows(self, study: str) -> dict[str, int]:
-        """Return the row of each trial and each layer of a study, by fingerprint."""
+        """Return the row id of each trial and layer of a study, by fingerprint."""
         return self._of_subjects(study, "id")
 
     def descriptions(self, study: str) -> dict[str, dict[str, Any]]:
@@ -173,7 +173,7 @@ class Reader(Database):
         return self._trials("")
 
     def find_trial(self, prefix: str) -> TrialRecord:
-        """Return the trial whose fingerprint begins so.
+        """Return the trial whose fingerprint begins with a prefix.
 
         Raises:
             StoreError: there is none, or there are several.
@@ -189,7 +189,7 @@ class Reader(Database):
         raise StoreError(f"{len(matching)} trials' fingerprints begin with {prefix!r}: {longer}, …")
 
     def _trials(self, prefix: str) -> list[TrialRecord]:
-        # Components by row: each has its whole source, and many trials share it.
+        # Components are read once by id: each holds its whole source, and many trials share it.
         columns = (ComponentRow.id, ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)
         query = select(TrialRow.id, TrialRow.fingerprint, TrialRow.description)
         query = query.where(TrialRow.fingerprint.startswith(prefix, autoescape=True))
@@ -207,7 +207,7 @@ class Reader(Database):
     def definitions_of(self, trial: TrialRecord) -> dict[tuple[str, str], dict[str, str]]:
         """Return the definitions of each component of a trial, by its kind and name.
 
-        Those of components are left out that an older version of this tool wrote.
+        Components written by older versions of this tool have none and are left out.
         """
         query = select(ComponentRow.kind, ComponentRow.name, ComponentRow.definitions)
         query = query.join(trial_components).where(trial_components.c.trial_id == trial.id)
@@ -216,12 +216,12 @@ class Reader(Database):
             return {(kind, name): definitions for kind, name, definitions in rows if definitions}
 
     def machine_id(self, machine: Machine) -> int | None:
-        """Return the row of this machine; None where nothing ran on it yet."""
+        """Return the row id of this machine; None if nothing has run on it yet."""
         with self.reading() as session:
             return session.scalar(select(MachineRow.id).filter_by(hash=content_hash(machine)))
 
     def machine_of(self, study: str) -> Machine | None:
-        """Find the machine where an attempt at a trial of the study began last; None before any."""
+        """Return the machine of the study's last begun attempt; None if there is none yet."""
         query = (
             select(MachineRow)
             .join(AttemptRow, AttemptRow.machine_id == MachineRow.id)
@@ -236,13 +236,13 @@ class Reader(Database):
 
 
 def counting(attempts: Iterable[AttemptRecord]) -> AttemptRecord | None:
-    """Return the attempt whose result counts: of those that are done, the one that began last."""
+    """Return the attempt whose result counts: of those done, the one that began last."""
     done = (each for each in attempts if each.status == AttemptStatus.DONE)
     return max(done, key=lambda each: (each.started_at, each.id), default=None)
 
 
 def _of_layers(machine_id: int) -> Select[Any, Any, Any, Any]:
-    """Select what was measured of bare layers on a machine, by their fingerprints."""
+    """Return a query for what was measured of bare layers on a machine, with fingerprints."""
     query = select(LayerRow.fingerprint, *MADE)
     query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
     return query.where(MeasurementRow.machine_id == machine_id)

@@ -1,6 +1,6 @@
 """Records: the input and output of the database, as plain frozen data without SQL.
 
-Fields that hold a dict or a list hold plain JSON data.
+Dicts and lists in fields hold plain JSON data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class AttemptStatus(StrEnum):
 
 
 UNFINISHED = (AttemptStatus.RUNNING, AttemptStatus.INTERRUPTED)
-"""Statuses of an attempt that may go on in its own row."""
+"""Statuses of an attempt that may be continued in its own row."""
 
 
 class MeasurementStatus(StrEnum):
@@ -46,47 +46,47 @@ class MeasurementStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that a timing depends on: records that differ anywhere are two machines."""
+    """The machine that a timing depends on; records that differ in any field are two machines."""
 
     name: str
     system: str
-    """Operating system and its release."""
+    """Operating system and release."""
     processor: str
     cores: int
     threads: int
-    """Threads that torch computes with."""
+    """Number of threads that torch uses."""
     memory_bytes: int
     gpu: str | None = None
     gpu_count: int = 0
     gpu_memory_bytes: int | None = None
     driver: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Allocator settings, and whatever else is set that changes speed."""
+    """Allocator settings, and any other settings that affect speed."""
 
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """A version of the code: this repository's commit and the libraries beneath it."""
+    """A version of the code: this repository's commit and the libraries it uses."""
 
     commit: str | None
     dirty: bool
     python: str
     libraries: Mapping[str, str]
-    """Version by name of distribution."""
+    """Version of each distribution, by name."""
     diff: str = ""
-    """`git diff` against the commit, where the tree was dirty."""
+    """`git diff` against the commit, if the tree was dirty."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """A router, experts, a loss or a suite as it was when it made a number."""
+    """A router, experts, a loss or a suite, as it was when it produced a number."""
 
     kind: str
     """`router`, `experts`, `loss` or `suite`."""
     name: str
     source_text: str
     source_hash: str
-    """As `measurements.source_hash` gives it."""
+    """Digest of its code, as in `measurements.source_hash`."""
     family: str | None = None
     display: str | None = None
     """The name as a paper prints it."""
@@ -98,15 +98,15 @@ class Component:
     hyper: Sequence[Mapping[str, Any]] = ()
     """Hyper-parameters: name, type, default, meaning."""
     metrics: Sequence[Mapping[str, Any]] = ()
-    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; of the
-    main metric also `where`, if the name has several numbers."""
+    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; for
+    the main metric also `where`, if the name has several numbers."""
     main_metric: str | None = None
     definitions: Mapping[str, str] | None = None
-    """Digest by name of each definition that it depends on; version of each distribution."""
+    """By name, the digest of each definition and the version of each distribution it depends on."""
 
 
 class ComponentRef(NamedTuple):
-    """A version of a component: the digest tells versions of one name apart."""
+    """A version of a component; the digest distinguishes versions of one name."""
 
     kind: str
     name: str
@@ -115,20 +115,20 @@ class ComponentRef(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A trial or a bare layer, as identity."""
+    """The identity of a trial or a bare layer."""
 
     fingerprint: str
     description: Mapping[str, Any]
     components: Sequence[int] = ()
-    """Rows of the router, experts and losses that it is made of."""
+    """Row ids of the router, experts and losses that it is made of."""
     parent: str | None = None
-    """Fingerprint of the trial that this one is derived from."""
+    """Fingerprint of the trial that it is derived from."""
     transform: str | None = None
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial, whoever tried it."""
+    """A trial as stored, independent of its attempts."""
 
     id: int
     fingerprint: str
@@ -138,7 +138,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a measurement, and where it applies. NaN and infinity are values too."""
+    """One number of a measurement, and where it applies. NaN and infinity are valid values."""
 
     name: str
     value: float
@@ -150,7 +150,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Array:
-    """One small array of a measurement, kept whole. Any numpy type but `object`."""
+    """One small array of a measurement, stored whole, of any numpy type except `object`."""
 
     name: str
     values: np.ndarray
@@ -171,12 +171,12 @@ class Ended(TypedDict, total=False):
     checkpoint: str | None
     checkpoint_sha256: str | None
     log_tail: str | None
-    """The end of its log, where it failed."""
+    """The end of its log, if it failed."""
 
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """One try at a trial, as it stands."""
+    """One attempt at a trial, as it stands."""
 
     id: int
     fingerprint: str
@@ -195,31 +195,31 @@ class AttemptRecord:
 
 
 class Made(NamedTuple):
-    """The identity of a measurement of its subject: where any of it differs, another is due."""
+    """The identity of a subject's measurement: if any field differs, another one is due."""
 
     suite: str
     options: str
-    """In full, as `results.text.to_json` writes them."""
+    """All options, as `results.text.to_json` writes them."""
     source_hash: str
-    """Of the code that the suite depends on."""
+    """Hash of the code that the suite depends on."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A `run` command, and the process that it is."""
+    """A `run` command and its process."""
 
     host: str
-    """The machine and container that `pid` is a number on, see `results.store.leases`."""
+    """The machine and container in which `pid` is unique, see `results.store.leases`."""
     pid: int
     process_started: float
-    """Epoch seconds: two processes of one pid differ in it."""
+    """Epoch seconds; distinguishes two processes with the same pid."""
     command: str
     jobs: int
-    """How many trials it works on at once."""
+    """Number of trials that it works on at once."""
 
     @property
     def node(self) -> str:
-        """The name of its host, without what tells its restarts and containers apart."""
+        """The name of its host, without the parts that identify restarts and containers."""
         return self.host.split()[0]
 
 
@@ -231,9 +231,9 @@ class RunRecord(Run):
     study: str
     started_at: datetime
     heartbeat_at: datetime
-    """When it last said that it lives."""
+    """Time of its last heartbeat."""
     silent_seconds: float
-    """Seconds since then when it was read, by the clock that wrote `heartbeat_at`."""
+    """Seconds from the last heartbeat to this read, on the clock that wrote `heartbeat_at`."""
     finished_at: datetime | None
 
 
@@ -246,10 +246,10 @@ class LeaseRecord:
     router: str
     seed: int | None
     trial: bool
-    """Whether it is a trial; else a bare layer."""
+    """Whether it is for a trial; otherwise it is for a bare layer."""
     run: RunRecord
     progress: dict[str, Any]
-    """As of the run's last heartbeat: what it does (`doing`), and how far it is."""
+    """As of the run's last heartbeat: what it is doing (`doing`), and how far it is."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class StudyRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayRecord(Array):
-    """An array with the condition that it was measured under."""
+    """An array with the condition under which it was measured."""
 
     study: str | None
     suite: str
@@ -278,6 +278,6 @@ class ArrayRecord(Array):
 
 
 def record_of(kind: type[Record], row: Any, **others: Any) -> Record:
-    """Return a row as plain data; `others` are the fields that are no columns of it."""
+    """Return a row as plain data; `others` are the fields that the row has no columns for."""
     columns = {each.name for each in fields(kind)} - others.keys()
     return kind(**{name: getattr(row, name) for name in columns}, **others)

@@ -1,20 +1,20 @@
-"""Selection: of all trials, attempts and measurements ever made, those that count in a study.
+"""Selection of the trials, attempts and measurements that count in a study, out of all ever made.
 
-A result of older code stays in the database and no longer counts once newer code has replaced it:
-of trials alike but for their code, and for what was found for their router, the one that the study
-asked for last counts; of a trial's attempts that are done, the one that began last; of a suite's
-measurements of it, those of the suite's newest code.
+A result of older code stays in the database but no longer counts once newer code has replaced it.
+Of trials that differ only in their code, or in what was found for their router, the one that the
+study requested last counts; of a trial's attempts that are done, the one that began last; of a
+suite's measurements of it, those of the suite's newest code.
 
-What counts may still be of older code than what stands beside it: a study that was asked for with
-two routers, and after a change of the code with one of them, shows both. `older` says so, and
-`changed` what has changed since. A trial or layer is older where anything that it is made of (a
-component, the protocol; data or weights that are described alike), or that its parents are made of,
-has another version in the study's trial or layer that was asked for last of all those that hold it.
-A measurement is older where its subject is, or where the study's last measurement by its suite is
-of other code. Taken back code that is asked for again is the newest again. Nothing is older outside
-a study.
+What counts may still be from older code than its neighbours: a study that was requested with two
+routers, and again with one of them after a code change, shows both. `older` marks such rows, and
+`changed` names what has changed since. A trial or layer is older if anything that it or its parents
+are made of (a component, the protocol; data or weights with the same description) has another
+version in the last requested of the study's trials and layers that contain it. A measurement is
+older if its subject is, or if the study's last measurement by its suite is from other code. If a
+code change is reverted and the study requested again, the restored code is the newest again.
+Outside a study nothing is older.
 
-What is given is one dict a row of a frame to be. `current` in it says whether the row counts.
+Each result is a dict for one row of a frame; its `current` tells whether the row counts.
 """
 
 import json
@@ -50,16 +50,16 @@ from results.text import to_json
 Fields = dict[str, Any]
 Subject = TrialRow | LayerRow
 Components = Mapping[tuple[type[Subject], int], Sequence[tuple[str, str, str]]]
-"""The kind, name and source hash of each component of a trial or layer, by its type and row."""
+"""The kind, name and source hash of each component of a trial or layer, by type and row id."""
 Versions = Mapping[tuple[str, ...], str]
-"""The hash of everything that a trial or layer is made of."""
+"""The hash of each part that a trial or layer is made of."""
 
 SECTIONS = {"data": "data", "weights": "model"}
-"""Components that are no code, and the section of a description that says which one is meant."""
+"""Components that are not code, and the section of a description that identifies each."""
 
 
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
-    """Yield the attempts at the trials of a study (None: of all); `waiting` where there is none."""
+    """Yield the attempts at the trials of a study (None: of all); `waiting` if there is none."""
     tried, environment_of = _attempts(session, study), _environments(session)
     parent = aliased(TrialRow)
     derived = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
@@ -80,7 +80,7 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
 
 
 def measurements(session: Session, study: str | None) -> Iterator[Fields]:
-    """Yield every measurement of the trials and layers of a study (None: of all)."""
+    """Yield every measurement of the trials and layers of a study (None: of all studies)."""
     tried, made = _attempts(session, study), _measurements(session, study)
     by_study: dict[str | None, list[Fields]] = defaultdict(list)
     for row, fields in _subjects(session, study):
@@ -96,7 +96,7 @@ def measurements(session: Session, study: str | None) -> Iterator[Fields]:
 
 
 def in_study(study: str | None) -> Select[Any]:
-    """Return the ids of all measurements of a study (None: of all), as a query."""
+    """Return a query for the ids of all measurements of a study (None: of all studies)."""
     query = select(MeasurementRow.id)
     if study is None:
         return query
@@ -112,7 +112,7 @@ def _trials_of(study: str) -> Select[Any]:
 
 
 def _subjects(session: Session, study: str | None) -> Iterator[tuple[Subject, Fields]]:
-    """Yield the trials and then the layers of each study, by when they were asked for."""
+    """Yield the trials and then the layers of each study, in the order they were requested."""
     by_study: dict[str | None, list[tuple[Any, Subject]]] = defaultdict(list)
     for row_type, link in SUBJECTS:
         query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
@@ -165,7 +165,7 @@ def _components(session: Session) -> Components:
 
 
 def _is_baseline(row: Subject, components: Components) -> bool:
-    """Tell whether it has no MoE layer: of a router, and of no experts."""
+    """Tell whether a subject has no MoE layer, that is, has a router but no experts."""
     kinds = {kind for kind, _, _ in components.get((type(row), row.id), ())}
     return "router" in kinds and "experts" not in kinds
 
@@ -173,7 +173,7 @@ def _is_baseline(row: Subject, components: Components) -> bool:
 def _changed(
     asked: Sequence[tuple[Any, Subject]], components: Components
 ) -> dict[Subject, str | None]:
-    """Name what each trial or layer, paired with a time, holds an older version of."""
+    """Name the components of which each trial or layer, given with a time, has an older version."""
     rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
     trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
 
@@ -181,10 +181,10 @@ def _changed(
     def versions(row: Subject) -> Versions:
         parent = trials.get(row.parent_id or 0) if isinstance(row, TrialRow) else None
         own: Versions = {
-            # What is no code only compares where it is described alike.
+            # Components that are not code can be compared only if their descriptions are equal.
             (kind, name, to_json(row.description.get(SECTIONS.get(kind, "")))): source_hash
             for kind, name, source_hash in components.get((type(row), row.id), ())
-            if kind != "parent"  # its own components say more
+            if kind != "parent"  # the parent's own components say more
         }
         return {**versions(parent), **own} if parent else own
 
@@ -194,10 +194,10 @@ def _changed(
 
 
 def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
-    """Find what each trial has another version of than the last one that holds it.
+    """Return the parts of each trial whose version differs from the last trial that has them.
 
     Args:
-        asked: a study's trials and layers; the one that was asked for last at the end.
+        asked: a study's trials and layers, the one requested last at the end.
     """
     newest: dict[tuple[str, ...], str] = {}
     for versions in asked:
@@ -206,12 +206,12 @@ def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
-    """Yield measurements of one attempt or layer, of which one counts for each options.
+    """Yield the measurements of one attempt or layer, marked by whether they count.
 
-    Of a layer one counts for each options and machine.
+    One counts for each suite and its options; for a layer, also for each machine.
 
     Args:
-        made: the newest last.
+        made: the measurements, the newest last.
     """
     newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
@@ -225,7 +225,7 @@ def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
 
 
 def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
-    """Mark as older, of a study's measurements, what other code of a suite made than the last."""
+    """Mark a study's measurements as older if the suite's last one was made by other code."""
     in_order = sorted(made, key=lambda row: (row["at"], row["measurement"]))
     newest_code = {row["suite"]: row["source_hash"] for row in in_order}
     for row in made:
@@ -236,7 +236,7 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
 
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
-    """Return the attempts by trial. The last of each list stands for the trial."""
+    """Return the attempts by trial. The last of each list represents the trial."""
     done = AttemptRow.status == AttemptStatus.DONE
     query = select(AttemptRow).order_by(done, *BY_BEGIN)
     if study is not None:
@@ -248,7 +248,7 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
 
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
-    """Return all measurements by what they were made on, the newest last."""
+    """Return all measurements by attempt or layer, the newest last."""
     row = MeasurementRow
     columns: tuple[Any, ...] = (
         *(row.suite, cast(row.options, Text).label("suite_options"), row.source_hash),
@@ -269,7 +269,7 @@ def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], 
 
 
 def _environments(session: Session) -> Callable[[int, int], Fields]:
-    """Return what tells a machine and a code version by their ids; each row is read once."""
+    """Return a function that describes a machine and code version by id; each row is read once."""
     machines = {
         row.id: {
             "machine": row.hash[:12],

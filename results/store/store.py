@@ -1,4 +1,4 @@
-"""The store: a database opened once, written in small transactions, read as typed records."""
+"""The store: a database opened once, written in small transactions and read as typed records."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 class Store(Writer, Leases, Reader):
-    """All that the engine keeps. A process opens its own; the threads of one may share it."""
+    """Everything the engine stores. Each process opens its own store; its threads may share it."""
 
 
 def open_store(target: str | Path, *, create: bool = True, read_only: bool = False) -> Store:
-    """Open a database; make it where there is none.
+    """Open a database, creating it if there is none.
 
     Args:
         target: the path of a SQLite file, or any SQLAlchemy URL.
-        create: False where only an existing database is of use; on a network file system, where
-            SQLite cannot write, it is opened for reading alone.
-        read_only: True where every write is to be refused.
+        create: False to require an existing database; one on a network file system, where SQLite
+            cannot write, is then opened read-only.
+        read_only: whether to refuse every write.
 
     Raises:
-        StoreError: it cannot be reached, is not ours, or has a schema of another version; the
-            message says what to do.
+        StoreError: it cannot be reached, is not ours, or has another schema version; the message
+            says what to do.
     """
     url = resolve(target)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
@@ -66,7 +66,7 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
 
 
 def _nearest_database(missing: Path) -> str:
-    """Name the nearest database in the folder of a missing one, or in a folder beside it."""
+    """Name the database nearest to a missing one, in its folder or in a sibling folder."""
     folder = missing.absolute().parent
     around = [*folder.glob("*.db"), *folder.parent.glob(f"*/{missing.name}")]
     return nearest(str(missing.absolute()), map(str, around)) if around else ""
@@ -78,9 +78,9 @@ class StudyFrames:
 
     Attributes:
         name: the study's name.
-        trials: one row a trial, with its status, cost, log and environment.
-        measurements: one row a measurement, with failed and skipped ones.
-        metrics: one row a number, with its router, condition, seed, suite, layer, step and split.
+        trials: one row per trial, with its status, cost, log and environment.
+        measurements: one row per measurement, including failed and skipped ones.
+        metrics: one row per number, with router, condition, seed, suite, layer, step and split.
     """
 
     name: str
@@ -92,15 +92,15 @@ class StudyFrames:
 def load_study(
     name: str, home: str | Path | None = None, db: str | Path | None = None
 ) -> StudyFrames:
-    """Read a study from the database, which is opened for reading alone and closed again.
+    """Read a study from the database, which is opened read-only and closed again.
 
-    The frames hold the results that a report shows; `results.frames` reads older ones too.
+    The frames hold the results that a report shows; `results.frames` can also read older ones.
 
     Args:
         name: the study's name, as `python bench.py db info` lists it.
-        home: folder with the database `bench.db`; None for the folder that BENCH_HOME names, or
-            else `runs` in the current folder.
-        db: a SQLite file or any SQLAlchemy URL, instead of the one in the home folder.
+        home: folder with the database `bench.db`; None for the folder in BENCH_HOME, or `runs` in
+            the current folder if that is not set.
+        db: a SQLite file or any SQLAlchemy URL, instead of the database in the home folder.
 
     Raises:
         StoreError: there is no such database or study; the message names the nearest.
@@ -122,24 +122,24 @@ def load_study(
 
 @dataclass(frozen=True)
 class Description:
-    """A database in numbers: of rows by table, of attempts by status, of runs that live now."""
+    """A database in numbers: rows by table, attempts by status, and live runs (`working`)."""
 
     url: str
-    """Without its password."""
+    """The URL without its password."""
     size_bytes: int
     schema: str
-    """Schema revision; always the newest, or the database would not have opened."""
+    """Schema revision; always the newest, since no other database can be opened."""
     rows: dict[str, int]
     studies: list[StudyRecord]
     attempts: dict[str, int]
     last_write: datetime | None
-    """When an attempt last began or ended, something was measured, a study asked for, or a run
-    recorded that it lives."""
+    """The last time that an attempt began or ended, something was measured, a study was requested,
+    or a run recorded a heartbeat."""
     working: int
 
 
 def describe(store: Store) -> Description:
-    """Count what a database holds."""
+    """Return a description of what a database holds."""
     times = (
         AttemptRow.started_at,
         AttemptRow.finished_at,
@@ -166,7 +166,7 @@ def describe(store: Store) -> Description:
 
 
 def _size(session: Session) -> int:
-    """Return the bytes on disk; of a SQLite file together with its write-ahead log."""
+    """Return the size on disk in bytes; for a SQLite file, including its write-ahead log."""
     url = session.connection().engine.url
     if url.get_backend_name() == "postgresql":
         return session.scalars(text("SELECT pg_database_size(current_database())")).one()

@@ -1,7 +1,7 @@
-"""Writing: machines, code, studies and their trials, then what was tried and what came of it.
+"""Writes: machines, code, studies and their trials, then attempts and their results.
 
-Each method is one transaction. Many rows of one kind are written at once: what is there already
-stays as it is.
+Each method is one transaction. Many rows of one kind are written at once; rows that already exist
+are left unchanged.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _LOCK = 2401_15970
-"""Number of PostgreSQL's advisory lock under which rows are made that say what something is."""
+"""Number of the PostgreSQL advisory lock held while rows that identify something are made."""
 ENDED = ("finished_at", "error", "traceback", "log_tail", "note")
-"""Columns of an attempt that ended, empty again once it goes on."""
+"""Columns that are set when an attempt ends, and cleared when it is continued."""
 
 
 def add(session: Session, row: Row) -> int:
@@ -65,10 +65,10 @@ def add(session: Session, row: Row) -> int:
 
 
 def now(session: Session) -> datetime:
-    """Return the time, with its zone, by the one clock of all that write into the database.
+    """Return the time, with its zone, on the one clock shared by all writers of the database.
 
-    It is the server's: the clocks of two hosts may differ by more than a run may be silent. Those
-    who share a SQLite file share a machine, and its clock.
+    For PostgreSQL this is the server's clock, since the clocks of two hosts may differ by more than
+    a run may be silent. Writers of one SQLite file share a machine and its clock.
     """
     if session.get_bind().dialect.name == "postgresql":
         return session.scalars(select(func.clock_timestamp())).one()
@@ -79,19 +79,19 @@ class Writer(Database):
     """The half of a store that writes. Every method that makes rows returns their ids."""
 
     def machine(self, machine: Machine) -> int:
-        """Return the machine's row, made if it is new."""
+        """Return the machine's row id, adding it if it is new."""
         return self._by_content(MachineRow, [machine])[0]
 
     def code_version(self, code: CodeVersion) -> int:
-        """Return the code version's row, made if it is new."""
+        """Return the code version's row id, adding it if it is new."""
         return self._by_content(CodeVersionRow, [code])[0]
 
     def components(self, components: Sequence[Component]) -> list[int]:
-        """Return the row of each component, made where this version of it is new."""
+        """Return each component's row id, adding those whose version is new."""
         return self._by_content(ComponentRow, components)
 
     def study(self, name: str, request: Mapping[str, Any]) -> int:
-        """Return the study of this name, made if new; it keeps the request that was made last."""
+        """Return the id of the study of this name, adding it if new; store its latest request."""
         with self.alone() as session:
             asked = now(session)
             study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
@@ -101,31 +101,31 @@ class Writer(Database):
             return add(session, study)
 
     def trials(self, subjects: Sequence[Subject]) -> list[int]:
-        """Return each trial's row, made where it is new; parents come before their children."""
+        """Return each trial's row id, adding new ones; parents must precede their children."""
         return self._subjects(TrialRow, trial_components, subjects)
 
     def layers(self, subjects: Sequence[Subject]) -> list[int]:
-        """Return the row of each bare layer, made where it is new."""
+        """Return each bare layer's row id, adding new ones."""
         return self._subjects(LayerRow, layer_components, subjects)
 
     def add_trial_to_study(self, study_id: int, *trial_ids: int) -> None:
-        """Add trials to a study; of trials alike but for the code, the last added counts."""
+        """Add trials to a study; of trials that differ only in code, the one added last counts."""
         self._add_to_study(StudyTrialRow, study_id, "trial_id", trial_ids)
 
     def add_layer_to_study(self, study_id: int, *layer_ids: int) -> None:
-        """Add layers to a study; of layers alike but for the code, the last added counts."""
+        """Add layers to a study; of layers that differ only in code, the one added last counts."""
         self._add_to_study(StudyLayerRow, study_id, "layer_id", layer_ids)
 
     def begin_attempt(
         self, trial_id: int, machine_id: int, code_id: int, log: str | None = None
     ) -> int:
-        """Begin an attempt at the trial, or go on where the last one was interrupted.
+        """Begin an attempt at the trial, or continue the last one if it was interrupted.
 
-        Whoever begins holds the trial's lease (see `results.store.leases`): a last attempt that is
-        still running is nobody's, and goes on in its own row.
+        The caller holds the trial's lease (see `results.store.leases`), so a last attempt that is
+        still marked as running belongs to nobody, and is continued in its own row.
 
         Args:
-            log: the file that it writes to.
+            log: the file that the attempt writes its log to.
         """
         begun = {"machine_id": machine_id, "code_id": code_id, "log": log}
         begun |= {"status": AttemptStatus.RUNNING, **dict.fromkeys(ENDED)}
@@ -142,10 +142,10 @@ class Writer(Database):
     def finish_attempt(
         self, attempt_id: int, status: AttemptStatus, **known: Unpack[Ended]
     ) -> None:
-        """End the attempt, or mark it as interrupted, with what is known of it.
+        """End the attempt, or mark it as interrupted, with what is known about it.
 
         Raises:
-            StoreError: it has ended already, or there is no such status.
+            StoreError: it has already ended, or there is no such status.
         """
         _check_status(status, set(AttemptStatus) - {AttemptStatus.RUNNING})
         ended = dict.fromkeys(Ended.__annotations__) | known
@@ -175,10 +175,10 @@ class Writer(Database):
         metrics: Iterable[Metric] = (),
         arrays: Iterable[Array] = (),
     ) -> int:
-        """Record a suite's measurement of an attempt or of a layer, with all that it found.
+        """Record a suite's measurement of an attempt or of a layer, with all of its values.
 
         Args:
-            options: the suite's options, in full.
+            options: all options of the suite.
             source_hash: hash of the code that the suite depends on.
         """
         _check_status(status, set(MeasurementStatus))
@@ -209,11 +209,11 @@ class Writer(Database):
 
     @contextmanager
     def alone(self) -> Iterator[Session]:
-        """Open a transaction in which nobody else makes rows that say what something is."""
+        """Open a transaction during which nobody else makes rows that identify something."""
         with self.writing() as session:
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            session.connection()  # SQLite locks when the transaction begins, with its first use
+            session.connection()  # SQLite locks when the transaction begins, at its first use
             yield session
 
     def _by_content(
@@ -273,7 +273,7 @@ class Writer(Database):
 def _ids(
     session: Session, row_type: type[Row], key: InstrumentedAttribute[str], wanted: Iterable[str]
 ) -> dict[str, int]:
-    """Return the ids of those rows that are there, by key."""
+    """Return the ids of the wanted rows that exist, by key."""
     return dict(tuple(row) for row in among(session, select(key, row_type.id), key, wanted))
 
 

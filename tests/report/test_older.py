@@ -15,7 +15,7 @@ from report.topics import accuracy, claims, compute, differences, make_tables, t
 from report.write import write_report
 
 SENTENCE = (
-    "Of older code than the newest results here: dense, random; since then protocol 'training' "
+    "From older code than the newest results here: dense, random; since then protocol 'training' "
     "changed."
 )
 
@@ -39,7 +39,7 @@ def marked(table, key="router"):
 
 def test_nothing_is_said_of_a_study_of_one_code(written):
     assert not any(OLDER in part.caption or marked(part) for part in written.tables.values())
-    assert "Of older code" not in written.html
+    assert "From older code" not in written.html
 
 
 def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
@@ -85,7 +85,7 @@ def test_a_claim_that_older_runs_decide_is_marked(study):
     )  # fmt: skip
     table = claims.table(replace(study, claims=(claim,)))
     assert marked(table, "id") == {"mine"}
-    assert f"{OLDER} Of older code than the newest results here: random;" in table.caption
+    assert f"{OLDER} From older code than the newest results here: random;" in table.caption
 
 
 def test_a_table_of_newer_numbers_alone_says_nothing(study):

@@ -19,7 +19,7 @@ def test_each_router_and_each_change_is_told_once():
         columns=["router", "older", "changed"],
     )
     assert older_sentence(frame) == (
-        "Of older code than the newest results here: random, dense; since then experts "
+        "From older code than the newest results here: random, dense; since then experts "
         "'mlp', protocol 'training' and suite 'entropy' changed."
     )
 

@@ -79,7 +79,7 @@ def test_a_link_to_a_component_that_is_gone(damaged) -> None:
 
 
 def test_trials_and_layers_of_no_study_are_orphans(damaged) -> None:
-    why = "it belongs to no study, so that no report shows it"
+    why = "it belongs to no study, so no report shows it"
     assert damaged("DELETE FROM study_trials") == [Fault("orphan", "trial aaaaaaaaaa", why)]
     assert damaged("DELETE FROM study_layers")[1:] == [Fault("orphan", "layer bbbbbbbbbb", why)]
 

@@ -14,7 +14,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables: what was run by which code on what machine, studies, and what came of it."""
+    """Create the tables: machines, code, components, studies, trials, attempts and results."""
     _make(
         "machines",
         *_content(),

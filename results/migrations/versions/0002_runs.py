@@ -1,4 +1,4 @@
-"""Runs and what they work on; what is known of an attempt beside its numbers.
+"""Add runs and their leases, and notes and log tails of attempts.
 
 Revision ID: 0002
 Revises: 0001

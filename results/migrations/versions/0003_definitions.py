@@ -1,4 +1,4 @@
-"""Of which definitions a component is made, and the digest of each.
+"""Add the definitions that a component is made of, with the digest of each.
 
 Revision ID: 0003
 Revises: 0002

@@ -1,4 +1,4 @@
-"""The name of a component as a paper prints it.
+"""Add a component's name as a paper prints it.
 
 Revision ID: 0004
 Revises: 0003
