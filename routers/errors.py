@@ -56,7 +56,7 @@ def offer(close: Sequence[str], known: Iterable[str]) -> str:
     """Return the end of an error message: the close names, or all known ones if there are none."""
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; there is {', '.join(sorted(known)) or 'none'}"
+    return f"; available: {', '.join(sorted(known)) or 'none'}"
 
 
 def misspelt(target: object, method: str, base: type) -> str:

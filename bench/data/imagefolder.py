@@ -38,7 +38,7 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
     folders = split_folders(name, root, FOLDER_NAMES)
     if "train" not in folders:
         there = ", ".join(sorted(entry.name for entry in root.iterdir())) or "nothing"
-        raise RequestError(f"{name}: no folder 'train' in {root}; there is {there}")
+        raise RequestError(f"{name}: no folder 'train' in {root}; available: {there}")
     unread = [entry.name for entry in _shown_folders(root) if entry not in folders.values()]
     if unread:
         read = ", ".join(folder.name for folder in folders.values())

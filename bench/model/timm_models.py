@@ -38,7 +38,7 @@ def require_model(name: str) -> None:
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
-            f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}"
+            f"timm has no model {name!r}; available: {', '.join(close) or 'none near'}"
         )
 
 

@@ -125,7 +125,7 @@ def test_a_baseline_has_no_router_options_and_no_auxiliary_losses(smoke: Preset)
         ("train.losses.importanc", "'importance'"),
         ("experts.options.hiden", "'hidden'"),
         ("router.affinity_options.initial_scal", "'router.affinity_options.initial_scale'"),
-        ("sweep.x", "there is compute.match"),
+        ("sweep.x", "available: compute.match"),
         ("train.lr.x", "there is no setting 'train.lr.x'"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, message) -> None:
         ("{parent: {router: dense}}", r"'parts\.0\.parent\.transform' is missing"),
         (
             "{parent: {router: a, transform: b, c: d}}",
-            r"no setting 'parts\.0\.parent\.c'; there is parts\.0\.parent\.router, parts",
+            r"no setting 'parts\.0\.parent\.c'; available: parts\.0\.parent\.router, parts",
         ),
         ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is not a list"),
     ],

@@ -299,7 +299,7 @@ def test_studies_share_trials(filler) -> None:
     assert (b.name, b.request, b.trials, b.layers) == ("b", {}, 1, 1)
     assert a.created_at < b.created_at < a.requested_at
     assert store.find_study("a") == store.find_study() == a
-    with pytest.raises(StoreError, match=r"no study 'c' in .*; there is a, b"):
+    with pytest.raises(StoreError, match=r"no study 'c' in .*; available: a, b"):
         store.find_study("c")
 
 

@@ -248,7 +248,7 @@ def test_what_a_module_outside_registers_survives_the_plugins_failure(tmp_path, 
     [
         ("my_roter.py", "did you mean 'my_router.py'?"),
         ("missing/my_router.py", "there is no folder"),
-        ("", "is a folder; name the Python file; there is my_router.py"),
+        ("", "is a folder; name the Python file; available: my_router.py"),
     ],
 )
 def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path, asked, hint):

@@ -87,7 +87,7 @@ def test_a_router_whose_allocate_is_misspelt_is_told_so():
     ("name", "end"),
     [
         ("softmoe", "; did you mean 'soft_moe'? If it"),
-        ("zzzz", "; there is attentive, base, dense"),
+        ("zzzz", "; available: attentive, base, dense"),
     ],
 )
 def test_only_names_that_are_alike_are_offered(name: str, end: str):

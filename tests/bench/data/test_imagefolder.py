@@ -196,7 +196,7 @@ class TestMistakes:
 
     def test_no_training_folder(self, load, draw_images):
         root = draw_images({"training": TWO, "val": TWO})
-        with pytest.raises(RequestError, match=r"no folder 'train' .*; there is training, val"):
+        with pytest.raises(RequestError, match=r"no folder 'train' .*; available: training, val"):
             load(f"imagefolder:{root}")
 
     @pytest.mark.parametrize("split", ["train", "val"])
