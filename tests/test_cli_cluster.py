@@ -188,6 +188,44 @@ def test_a_local_array_does_a_study_and_a_second_time_reuses_it(
     assert "submitted" not in again.stdout
 
 
+WORKER = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("array_worker", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+command = [sys.executable, "-c", f"raise SystemExit({sys.argv[2]})"]
+print(module.ArrayWorker(command, ".", (0, 0), None, 10, 1000)())
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [(0, "0"), (76, "76"), (1, "RuntimeError: the command ended with exit status 1")],
+)
+def test_a_worker_counts_as_finished_only_if_it_did_its_jobs(status: int, ended: str) -> None:
+    """Also if some of them failed; Python itself ends with 1."""
+    file = ROOT / "bench" / "execute" / "array_worker.py"
+    command = [sys.executable, "-c", WORKER, str(file), str(status)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout + done.stderr).splitlines()[-1] == ended
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("left_alone")
+def test_an_array_adds_seeds_until_all_is_decided(tmp_path: Path, bench, in_process) -> None:
+    asked = ["run", "accuracy", "--preset", "smoke", "--routers", "soft_moe,dense", "--no-report"]
+    asked += ["--set", "train.epochs=0.2", "--executor", "local", "--workers", "2"]
+    asked += ["--seeds", "auto", "--resolve", "100", "--max-seeds"]
+    bench(tmp_path, *asked, "6")
+    with open_store(tmp_path / "runs/bench.db") as store:
+        assert list(trials_frame(store, "smoke")["status"]) == ["done"] * 6
+        (study,) = store.studies()
+    assert study.request["sequential"]["taken"] == 3
+    assert "submitted" not in in_process(tmp_path, *asked, "6").stdout
+    refused = in_process(tmp_path, *asked, "12", status=2)
+    assert "has its interim analyses planned at 3, 6 seeds" in refused.stderr
+
+
 @pytest.mark.slow
 def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, in_process) -> None:
     asked = [*SMALL, "--set", "train.epochs=5000", "--home", "runs", "--no-report"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -151,9 +152,14 @@ def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
 def _follow(array: ArrayRecord, store: Store) -> None:
     """Show an array's progress until it ends: in place, or in a pipe as a line now and then."""
     console, monitor = Console(highlight=False), Monitor(store, array.study)
-    states, asked, shown = array.states(), time.monotonic(), 0.0
+    states, asked, shown = Counter({"submitted": len(array.jobs)}), -ASK_AGAIN, 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while states:
+        while True:
+            if array.executor == "local" or time.monotonic() - asked > ASK_AGAIN:
+                with suppress(BenchError):  # Slurm may be restarting
+                    states, asked = array.states(), time.monotonic()
+            if not states:
+                break
             counts = sorted(states.items(), reverse=True)  # such as 3 running, 13 pending
             line = f"{array.name}: {', '.join(f'{number} {state}' for state, number in counts)}"
             with suppress(StoreError):  # the database may be restarting
@@ -166,6 +172,3 @@ def _follow(array: ArrayRecord, store: Store) -> None:
                     board = board_of(standing).line(datetime.now())
                     console.print(Text(f"{line}; {board}"), soft_wrap=True)
             time.sleep(SECONDS)
-            if array.executor == "local" or time.monotonic() - asked > ASK_AGAIN:
-                with suppress(BenchError):  # Slurm may be restarting
-                    states, asked = array.states(), time.monotonic()

@@ -63,6 +63,14 @@ class Place:
     database: str
     plugins: tuple[Path, ...]
 
+    @property
+    def shown(self) -> str:
+        """The database as messages name it: a URL without its password."""
+        from results.connect import resolve
+
+        url = "://" in self.database
+        return resolve(self.database).render_as_string() if url else self.database
+
     def store(self, *, create: bool = False) -> Store:
         """Return the database.
 

@@ -95,7 +95,7 @@ def upgrade(place: Place) -> None:
     from results.migrate import upgrade as upgrade_database
 
     before, now = upgrade_database(place.database)
-    print(f"{place.database}: schema {before or 'none'} -> {now}")
+    print(f"{place.shown}: schema {before or 'none'} -> {now}")
 
 
 def merge(place: Place, sources: Sources) -> None:
@@ -122,7 +122,7 @@ def merge(place: Place, sources: Sources) -> None:
     for line in chain.from_iterable(map(_tuning_lines, tunings)):
         print(line)
     if not any([*(each.is_new for each in merged), *(each.is_new for each in tunings)]):
-        print(f"nothing was changed: there is nothing new for {place.database}")
+        print(f"nothing was changed: there is nothing new for {place.shown}")
     trials = {trial for each in merged for trial in each.trials}
     with place.store() as store:
         differing = disagreements(store, trials)

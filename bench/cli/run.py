@@ -88,8 +88,12 @@ def run(
             with Display(store, asked.study) as display:
                 return run_plan(part, store, place.home, datasets, display, options)
 
+        reached = None if asked.sequential is None else _progress(planned, store)
+
         def prepare(gpus: int) -> int:
-            return prepare_plan(planned, store, place.home, datasets, options, gpus)
+            part = planned if reached is None else _part(planned, reached, reached.next)
+            due = prepare_plan(part, store, place.home, datasets, options, gpus)
+            return due or int(reached is not None and not reached.over)
 
         summary: RunSummary | ArrayEnd
         try:
@@ -97,8 +101,7 @@ def run(
                 how = (work, cluster, options, prepare)
                 summary = work_by_array(place, asked.study, store, *how)
             else:
-                sequential = asked.sequential is not None
-                summary = _add_seeds(planned, store, do) if sequential else do(planned)
+                summary = do(planned) if reached is None else _add_seeds(planned, store, do)
         except StoreError as error:  # no mistake in the request
             raise BenchError(f"{error}; resume with the same command") from error
         if in_array():
@@ -160,7 +163,7 @@ def asked_for(place: Place, options: RequestOptions) -> Request:
     if options.tuned or options.tuning:
         if not place.has_store():
             raise RequestError(
-                f"nothing was tuned yet, since there is no database {place.database}; "
+                f"nothing was tuned yet, since there is no database {place.shown}; "
                 "run `python bench.py tune` with the same --preset and --routers first"
             )
         name = request.preset.name
@@ -182,6 +185,27 @@ def _with_seeds(request: Request, sequential: Sequential, seeds: int) -> Request
     return replace(request, preset=preset, sequential=sequential)
 
 
+def _progress(plan: Plan, store: Store) -> Sequential:
+    """Return the rule of a plan with `--seeds auto`, with the progress that its study has made.
+
+    Raises:
+        RequestError: the study was planned with other analyses.
+    """
+    from bench.plan import refuse_other_analyses
+
+    request = plan.request
+    assert request.sequential is not None
+    before = next((each.request for each in store.studies() if each.name == request.study), {})
+    refuse_other_analyses(request.study, request.sequential, before)
+    return request.sequential.going_on(before.get("sequential", {}))
+
+
+def _part(plan: Plan, reached: Sequential, seeds: int) -> Plan:
+    """Return the part of a plan with `--seeds auto` that has so many seeds."""
+    trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
+    return replace(plan, request=_with_seeds(plan.request, reached, seeds), trials=trials)
+
+
 def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> RunSummary:
     """Do a plan with `--seeds auto` until all is decided or its limit is reached.
 
@@ -191,23 +215,20 @@ def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> Ru
     Returns:
         The summary of the last part.
     """
-    from bench.plan import add_seeds, refuse_other_analyses
+    from bench.plan import add_seeds
     from report.comparisons import comparisons
     from report.study import load_study
 
     request, name, summaries = plan.request, plan.request.study, list["RunSummary"]()
     assert request.sequential is not None
-    before = next((study.request for study in store.studies() if study.name == name), {})
-    refuse_other_analyses(name, request.sequential, before)
 
     def analyse(reached: Sequential, seeds: int) -> Sequence[Comparison] | None:
-        trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
-        part = replace(plan, request=_with_seeds(request, reached, seeds), trials=trials)
+        part = _part(plan, reached, seeds)
         summaries.append(do(part))
         if summaries[-1].left:
             return None
         study = load_study(store, name)
-        asked = [planned.fingerprint.value for planned in trials]
+        asked = [planned.fingerprint.value for planned in part.trials]
         own, metrics = (
             frame[frame["trial"].isin(asked)] for frame in (study.trials, study.metrics)
         )
@@ -248,10 +269,10 @@ def leave(place: Place, summary: RunSummary | ArrayEnd, wrong: Sequence[str] = (
         wrong: messages about what else went wrong.
 
     Raises:
-        typer.Exit: with 130 if it was interrupted, with 1 if something failed or is left; with
-            `RESUMABLE` in a worker of an array that is to continue.
+        typer.Exit: with 130 if it was interrupted, with 1 if something failed or is left; in a
+            worker of an array with `RESUMABLE` if it is to continue, else with `SOME_FAILED`.
     """
-    from bench.execute import RESUMABLE, SIGNALS, in_array, opened_uncovered
+    from bench.execute import RESUMABLE, SIGNALS, SOME_FAILED, in_array, opened_uncovered
 
     if files := opened_uncovered(place.plugins, place.home):
         more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
@@ -270,4 +291,4 @@ def leave(place: Place, summary: RunSummary | ArrayEnd, wrong: Sequence[str] = (
     if in_array() and (summary.left or summary.interrupted):
         raise typer.Exit(RESUMABLE)
     if summary.failures or summary.left or wrong:
-        raise typer.Exit(1)
+        raise typer.Exit(SOME_FAILED if in_array() else 1)

@@ -57,7 +57,8 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
         end = time.monotonic() + PATIENCE
         while not ended() and time.monotonic() < end:
             time.sleep(1)
-        if not ended():
+        late = not ended()
+        if late:
             print(
                 f"some work has not stopped after {PATIENCE} s; `python bench.py status --study "
                 f"{study}` shows what is still running"
@@ -65,6 +66,8 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
         elsewhere = [r for r in store.runs(study) if alive(r) and r.host != this_host()]
         for run in () if at_work else elsewhere:  # an array's workers were asked, wherever they are
             print(f"process {run.pid} on {run.node} is still running: run this command there")
+    if late:
+        raise typer.Exit(1)
     for line in dict.fromkeys(resume):
         print(f"resume with: {line}")
 

@@ -18,7 +18,7 @@ class ClusterConfig(Config):
     constraint: str | None = None
     """Features that a node must have."""
     time: str = "8h"
-    """Time limit of a worker; when it runs out, the worker saves and is requeued."""
+    """Time limit of a worker under Slurm; when it runs out, the worker saves and is requeued."""
     gpus: int = Field(default=0, ge=0)
     cpus: int | None = Field(default=None, ge=1)
     memory_gb: float | None = Field(default=None, gt=0)

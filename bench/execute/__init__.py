@@ -8,7 +8,7 @@ from bench.execute.array import (
     submit_array,
     worker_gpus,
 )
-from bench.execute.array_worker import IN_ARRAY, RESUMABLE, array_began, in_array
+from bench.execute.array_worker import IN_ARRAY, RESUMABLE, SOME_FAILED, array_began, in_array
 from bench.execute.context import SIGNALS, RunOptions, prepared_machine, trial_folder
 from bench.execute.devices import gpus, refuse_few_gpus, slots
 from bench.execute.events import (

@@ -154,9 +154,8 @@ def submit_array(
         slurm_max_num_timeout=REQUEUES,
         # The signal of the time limit goes to the script's shell, so the shell becomes the worker.
         slurm_python=f"exec {shlex.quote(sys.executable)}",
-        local_max_num_timeout=REQUEUES,
     )
-    auto.update_parameters(**_parameters(study, config))
+    auto.update_parameters(**_parameters(study, executor, config))
     arguments = tuple(sys.argv[1:])
     again = [sys.executable, *sys.argv]
     members = [
@@ -166,7 +165,7 @@ def submit_array(
             newest,
             _gpus_of(number, executor, config),
             config.save_seconds,
-            60.0 * config.minutes,
+            60.0 * _minutes(executor, config),
         )
         for number in range(workers)
     ]
@@ -212,7 +211,7 @@ def refuse_missing(executor: ExecutorName) -> None:
         )
 
 
-def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
+def _parameters(study: str, executor: ExecutorName, config: ClusterConfig) -> dict[str, Any]:
     """Return submitit's parameters: the resources of each worker, and its signals."""
     import submitit
 
@@ -224,13 +223,14 @@ def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
     ignored = f"trap '' {signal_name}"
     return {
         "name": f"moe-{study}",
-        "timeout_min": config.minutes,
+        "timeout_min": _minutes(executor, config),
         "gpus_per_node": config.gpus or None,
         "cpus_per_task": config.cpus,
         "mem_gb": config.memory_gb,
         **{f"slurm_{name}": getattr(config, name) for name in names},
         "slurm_setup": [ignored, *setup],
-        "local_setup": setup or None,
+        # A shell without a trap may become its last command, whose parent submitit takes for it.
+        "local_setup": [*setup, "trap : 0"] if setup else None,
         "slurm_use_srun": False,
         "slurm_signal_delay_s": config.save_seconds,
         "slurm_additional_parameters": {
@@ -238,6 +238,14 @@ def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
             "requeue": True,
         },
     }
+
+
+def _minutes(executor: ExecutorName, config: ClusterConfig) -> int:
+    """Return the time limit of a worker; a year on this machine, where nothing needs one.
+
+    submitit runs a local worker again five times at most.
+    """
+    return config.minutes if executor == "slurm" else 365 * 24 * 60
 
 
 def worker_gpus(executor: ExecutorName, config: ClusterConfig) -> int:

@@ -23,6 +23,9 @@ PR_SET_PDEATHSIG = 1
 """The option of prctl(2) that sets the signal a process gets when its parent ends."""
 RESUMABLE = 75
 """Exit status of a worker's command that could not continue, and that the same command resumes."""
+SOME_FAILED = 76
+"""Exit status of a worker's command that did all its jobs, some of which failed. Python itself
+exits with 1 on an error, so 1 says nothing about the jobs."""
 
 
 def in_array() -> bool:
@@ -86,7 +89,7 @@ class ArrayWorker:
             if self._stopping:
                 self._await_end()
                 raise RuntimeError("stopped: its trainings are saved")
-            if status in (0, 1):
+            if status in (0, SOME_FAILED):
                 return status
             if status != RESUMABLE and status > 0:
                 break
@@ -130,10 +133,7 @@ class ArrayWorker:
         self._pid = process.pid
         if self._stopping:
             os.kill(self._pid, signal.SIGINT)
-        try:
-            _, code = os.waitpid(self._pid, 0)
-        except ChildProcessError:  # `checkpoint` has already waited for it
-            code = 0
+        _, code = os.waitpid(self._pid, 0)
         self._pid = None
         process.returncode = os.waitstatus_to_exitcode(code)
         return process.returncode

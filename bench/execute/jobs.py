@@ -157,12 +157,16 @@ class JobStore:
         """Return the trials that other runs hold now: the run's id by the trial's row."""
         return {row: run for row, run in self.store.held().items() if run != self.run_id}
 
-    def refreshed(self, job: Job, children: Iterable[Job]) -> Job:
-        """Return a job with what is left of it now; `children` are the jobs derived from it."""
+    def refreshed(self, job: Job, descendants: Iterable[Job]) -> Job:
+        """Return a job with what is left of it now.
+
+        Args:
+            descendants: the jobs that are derived from it, directly or not, parents first.
+        """
         if job.is_layer:
             (due,) = self.reuse.layers([job.planned])
             return replace(job, decision=replace(job.decision, due=due))
-        return self.refreshed_trials([job, *children])[0]
+        return self.refreshed_trials([job, *descendants])[0]
 
     def refreshed_trials(self, jobs: Sequence[Job]) -> list[Job]:
         """Return jobs with what is left of them now; parents must come before their children."""
@@ -186,12 +190,12 @@ class JobStore:
         self, assignment: Assignment, failure: WorkerFailure, seconds: float
     ) -> tuple[AttemptStatus, str | None]:
         """Record how an attempt ended, unless it had already; return its status and error."""
-        last = self.store.last_attempt(assignment.job.fingerprint)
-        assert last is not None  # it has begun
-        if last.id != assignment.attempt or last.status not in UNFINISHED:
-            return last.status, last.error
+        assert assignment.attempt is not None  # it has begun
+        own = self.store.attempt(assignment.attempt)
+        if own.status not in UNFINISHED:
+            return own.status, own.error
         self.store.finish_attempt(
-            last.id,
+            own.id,
             failure.status,
             error=failure.error,
             traceback=failure.traceback,

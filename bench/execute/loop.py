@@ -189,7 +189,7 @@ class JobLoop:
             self._queue.set_aside(item)
             return
         self._queue.remove(item)
-        refreshed = self._job_store.refreshed(item.job, self._queue.children(item.job))
+        refreshed = self._job_store.refreshed(item.job, self._queue.descendants(item.job))
         job = refreshed.without(item.crashed)
         if job.idle:
             self._job_store.store.release(lease)

@@ -65,9 +65,10 @@ class Queue:
         """Remove an item whose job begins or is over."""
         self._items.remove(item)
 
-    def children(self, job: Job) -> list[Job]:
-        """Return the jobs that are derived from a job."""
-        return [item.job for item in self._items if item.job.parent == job.fingerprint]
+    def descendants(self, job: Job) -> list[Job]:
+        """Return the jobs that are derived from a job, directly or not, parents first."""
+        own = [item.job for item in self._items if item.job.parent == job.fingerprint]
+        return [*own, *(each for child in own for each in self.descendants(child))]
 
     def drop_children(self, job: Job) -> None:
         """Remove what is derived from an interrupted trial, which the next run continues."""
@@ -137,9 +138,12 @@ class Queue:
 
     def _without_done(self, items: Sequence[Item]) -> Iterator[Job]:
         """Remove the items that are done, and yield their jobs."""
-        names = {item.job.fingerprint for item in items}
-        # Whether a trial without weights is done depends on those that are derived from it.
-        asked = [item for item in self._items if {item.job.fingerprint, item.job.parent} & names]
+        names, asked = {item.job.fingerprint for item in items}, []
+        for item in self._items:  # parents come before what is derived from them
+            # Whether a trial without weights is done depends on those that are derived from it.
+            if {item.job.fingerprint, item.job.parent} & names:
+                names.add(item.job.fingerprint)
+                asked.append(item)
         refreshed = self._job_store.refreshed_trials([item.job for item in asked])
         for item, job in zip(asked, refreshed, strict=True):
             if item in items and job.idle and not item.crashed:

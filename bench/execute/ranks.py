@@ -110,13 +110,13 @@ def _follow(ranks: Sequence[ProcessFuture[None]], channel: Connection, context: 
             with suppress(OSError):  # it has ended
                 channel.send("stop")
         if talking:
-            talking = _pass_on(channel, context)
+            talking = _pass_on(channel, context, time.monotonic() + POLL)
         else:
             futures.wait(ranks, timeout=POLL)
         if end == float("inf") and any(rank.done() and rank.exception() for rank in ranks):
             end = time.monotonic() + GRACE
     if talking:
-        _pass_on(channel, context)
+        _pass_on(channel, context, float("inf"))
     errors = [_error(number, rank) for number, rank in enumerate(ranks) if rank.done()]
     # A rank that lost another one is not the cause.
     known = sorted(filter(None, errors), key=lambda error: isinstance(error, RankLostError))
@@ -124,11 +124,17 @@ def _follow(ranks: Sequence[ProcessFuture[None]], channel: Connection, context: 
         raise known[0]
 
 
-def _pass_on(channel: Connection, context: JobContext) -> bool:
-    """Emit what has arrived or arrives soon; return False if nothing more will."""
+def _pass_on(channel: Connection, context: JobContext, end: float) -> bool:
+    """Emit what has arrived or arrives soon; return False if nothing more will.
+
+    Args:
+        end: the time of `time.monotonic` after which no more is read, however much there is.
+    """
     try:
         while channel.poll(POLL):
             context.emit(channel.recv())
+            if time.monotonic() > end:
+                break
     except (EOFError, OSError):
         return False
     return True

@@ -133,8 +133,10 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
             return Result()
         result, done = Result(), job.decision.attempt
         if job.decision.train:
+            assert assignment.attempt is not None
             result = _train(assignment, context)
-            done = context.store.last_attempt(job.fingerprint)
+            # Not the last one: `db merge` may have added attempts of other machines since.
+            done = context.store.attempt(assignment.attempt)
         if done is not None and done.status == AttemptStatus.DONE:
             subject = partial(trained_trial, job.planned.spec, done, context)
             _measure(job, subject, context, attempt_id=done.id)

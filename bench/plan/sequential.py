@@ -37,6 +37,17 @@ class Sequential:
         """Whether no more seeds are added."""
         return self.taken == self.seeds[-1] or (self.taken > 0 and self.decided == self.compared)
 
+    @property
+    def next(self) -> int:
+        """The number of seeds of the next analysis; of the last one if it is over."""
+        return self.taken if self.over else min(n for n in self.seeds if n > self.taken)
+
+    def going_on(self, before: Mapping[str, Any]) -> Sequential:
+        """Return the rule with the progress of a record; without it if that resolved other gaps."""
+        if before.get("resolve") != self.resolve:
+            return self
+        return replace(self, **{key: before[key] for key in ("taken", "compared", "decided")})
+
     def record(self) -> dict[str, Any]:
         """Return the rule as plain data, for the study's row."""
         return {**asdict(self), "seeds": list(self.seeds), "looks": len(self.seeds)}
@@ -139,6 +150,6 @@ def sentence(asked: Sequential) -> str:
     """Describe the progress after an interim analysis."""
     progress = f"{asked.taken} seeds: {asked.decided} of {asked.compared} differences decided"
     if not asked.over:
-        return f"{progress}; on to {min(n for n in asked.seeds if n > asked.taken)} seeds"
+        return f"{progress}; on to {asked.next} seeds"
     end = "that is all" if asked.decided == asked.compared else "this is the limit"
     return f"{progress}; {end}"

@@ -82,7 +82,7 @@ def merge(target: Store, source: Store, home: Path) -> Merged:
         StoreError: a row of the source refers to a missing row; nothing was merged.
     """
     with _snapshot(source) as reading, target.alone() as writing:
-        copied = RowCopy(reading, writing, {"attempts": own_paths(writing)})
+        copied = RowCopy(reading, writing, {"attempts": own_paths(writing, home)})
         try:
             copied.run()
         except StoreError as error:

@@ -19,11 +19,12 @@ from results.models import AttemptRow
 PATHS = (AttemptRow.checkpoint, AttemptRow.checkpoint_sha256, AttemptRow.log)
 
 
-def own_paths(target: Session) -> Change:
+def own_paths(target: Session, home: Path) -> Change:
     """Return a function that gives a new attempt its own paths if the target already uses them.
 
     A checkpoint keeps its path if its content is the same; otherwise its folder is named after its
-    content: `trials/3f9a2c-81b0de44/final.safetensors`. A log is named after the attempt's start.
+    content: `trials/3f9a2c-81b0de44/final.safetensors`. A folder in the home that no row names is
+    in use too: it is that of an attempt without weights. A log is named after the attempt's start.
     """
     hashes: dict[str, set[str | None]] = defaultdict(set)
     rows = target.execute(select(*PATHS)).all()
@@ -32,9 +33,15 @@ def own_paths(target: Session) -> Change:
         if path is not None:
             hashes[path].add(sha256)
 
+    def is_taken(path: str, sha256: str | None) -> bool:
+        if path in hashes:
+            return sha256 not in hashes[path]
+        own = home / path
+        return own.parent.exists() and not (own.is_file() and file_sha256(own) == sha256)
+
     def change(values: Values) -> Values:
         path, sha256, log = (values[column.key] for column in PATHS)
-        if path in hashes and sha256 not in hashes[path]:
+        if path and is_taken(path, sha256):
             file = PurePosixPath(path)
             folder = f"{file.parent}-{(sha256 or '')[:8]}"
             values = {**values, "checkpoint": f"{folder}/{file.name}"}

@@ -54,9 +54,15 @@ class Reader(Database):
         tried: dict[str, list[AttemptRecord]] = defaultdict(list)
         with self.reading() as session:
             for row, name in among(session, query, TrialRow.fingerprint, fingerprints):
-                status = AttemptStatus(row.status)
-                tried[name].append(record_of(AttemptRecord, row, fingerprint=name, status=status))
+                tried[name].append(_attempt_of(row, name))
         return dict(tried)
+
+    def attempt(self, attempt_id: int) -> AttemptRecord:
+        """Return an attempt by its id."""
+        query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)
+        with self.reading() as session:
+            row, name = session.execute(query.where(AttemptRow.id == attempt_id)).one()
+            return _attempt_of(row, name)
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
         """Return the last attempt at this trial, whatever its status."""
@@ -246,3 +252,8 @@ def _of_layers(machine_id: int) -> Select[Any, Any, Any, Any]:
     query = select(LayerRow.fingerprint, *MADE)
     query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
     return query.where(MeasurementRow.machine_id == machine_id)
+
+
+def _attempt_of(row: AttemptRow, fingerprint: str) -> AttemptRecord:
+    status = AttemptStatus(row.status)
+    return record_of(AttemptRecord, row, fingerprint=fingerprint, status=status)

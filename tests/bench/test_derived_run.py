@@ -146,6 +146,19 @@ def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
 
 
 @pytest.mark.slow
+def test_a_chain_without_weights_is_trained_again_where_its_last_trial_is_new(
+    plan, run, store, tmp_path
+) -> None:
+    chain = [{"routers": [PARENT]}, DISTILLED]
+    run(plan(*chain))
+    for row in attempts(store):
+        (tmp_path / row.checkpoint).unlink()
+    tuned = {**CHILD, "parent": {"router": PARENT, "transform": "fine_tune"}}
+    summary = run(plan(*chain, tuned))
+    assert (summary.trained, summary.failures) == (3, [])
+
+
+@pytest.mark.slow
 def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
     plan, run, store, exploding
 ) -> None:

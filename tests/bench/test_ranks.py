@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -24,6 +29,7 @@ from bench.execute import devices
 from bench.execute.context import RunOptions, trial_folder
 from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.fork_server import fork_server
+from bench.execute.ranks import _follow
 from bench.execute.runner import prepare_plan, run_plan
 from bench.plan.plan import make_plan, make_request
 from bench.train.loop import train_trial
@@ -244,6 +250,24 @@ def test_a_worker_has_a_gpu_for_each_rank(monkeypatch):
     assert devices.slots(None, (), 1) == ("0", "1", "2", "3", "4")
     with pytest.raises(RequestError, match=r"train.ranks = 2 needs 2 GPUs, .*; usable here: 3"):
         devices.slots(None, ("3",), 2)
+
+
+def test_a_training_that_reports_constantly_still_hears_stop():
+    ours, theirs = Pipe()
+    rank: Future[bool] = Future()
+    emitted: list[Any] = []
+
+    def train() -> None:
+        end = time.monotonic() + 30
+        while not theirs.poll() and time.monotonic() < end:
+            theirs.send("progress")
+        rank.set_result(theirs.poll())
+        theirs.close()
+
+    context = SimpleNamespace(emit=emitted.append, stop=lambda: len(emitted) > 9)
+    Thread(target=train).start()
+    _follow([rank], ours, context)
+    assert rank.result()
 
 
 @pytest.mark.slow

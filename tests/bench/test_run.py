@@ -158,6 +158,27 @@ def test_weights_that_the_database_does_not_know_are_not_measured(run, store, tm
     assert (again.trained, again.failures) == (1, [])
 
 
+@pytest.mark.slow
+def test_suites_measure_what_the_run_has_trained_though_a_merge_adds_an_attempt(
+    run, store, monkeypatch
+) -> None:
+    train = worker.train_here
+
+    def train_and_merge(assignment, context):
+        outcome = train(assignment, context)
+        with store.writing() as session:
+            own = session.get_one(AttemptRow, assignment.attempt)
+            copied = {name: getattr(own, name) for name in ("trial_id", "machine_id", "code_id")}
+            session.add(AttemptRow(**copied, status="failed", started_at=own.started_at))
+        return outcome
+
+    monkeypatch.setattr(worker, "train_here", train_and_merge)
+    assert run(["dense"], suites=["accuracy"]).measured == 1
+    own, merged = attempts(store)
+    assert (own.status, merged.status) == ("done", "failed")
+    assert measurements(store) == [("accuracy", "done")]
+
+
 def test_bare_layers_are_measured_without_any_training(run, store) -> None:
     tally = run(["soft_moe", "dense"], suites=["throughput"])
     assert (tally.trained, tally.measured) == (0, 2)

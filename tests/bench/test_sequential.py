@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,6 +137,17 @@ def test_each_analysis_is_reported_and_recorded():
         "compared": 1,
         "decided": 1,
     }
+
+
+def test_the_next_analysis_follows_from_the_record_of_the_last():
+    asked = Sequential(0.5, (3, 6, 12))
+    reached = replace(asked, taken=3, compared=2, decided=1)
+    assert asked.going_on({}) == asked
+    assert asked.going_on(reached.record()) == reached
+    assert (asked.next, reached.next) == (3, 6)
+    assert replace(reached, decided=2).next == 3, "it is over"
+    other = replace(asked, resolve=1.0)
+    assert other.going_on(reached.record()) == other, "what was decided depends on the gap"
 
 
 def test_at_the_limit_what_is_left_is_reported():

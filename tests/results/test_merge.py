@@ -460,6 +460,25 @@ def test_weights_and_logs_beside_a_database_come_along(node, tmp_path: Path) -> 
     assert len(list((home / "trials").iterdir())) == 2
 
 
+def test_weights_come_along_although_an_interrupted_training_has_their_folder(
+    node, tmp_path: Path
+) -> None:
+    a, home = node("a"), tmp_path / "all"
+    a.attempt(a.trial("soft_moe", 0), weights=b"weights")
+    own = home / "trials" / "f" / "resume.safetensors"
+    own.parent.mkdir(parents=True)
+    own.write_text("state")
+    target = str(home / "bench.db")
+    (merged,) = merge_all(target, [a.file], home)
+    assert merged.folders == 1
+    with open_store(target) as store, store.reading() as session:
+        path = home / session.scalars(select(AttemptRow.checkpoint)).one()
+    assert (path.read_bytes(), path.parent.name[:2]) == (b"weights", "f-")
+    assert [file.name for file in own.parent.iterdir()] == [own.name]
+    (again,) = merge_all(target, [a.file], home)
+    assert (again.is_new, again.folders) == (False, 0)
+
+
 def test_a_path_that_leads_out_of_the_home_is_not_followed(node, tmp_path: Path) -> None:
     a, home = node("a"), tmp_path / "all"
     a.attempt(a.trial("soft_moe", 0), weights=b"weights", folder="../../outside")
