@@ -68,14 +68,11 @@ def name_far(axes: Axes, far: Mapping[Entry, bool], means: Mapping[Entry, float]
 CUT = "Triangle: the interval goes on beyond the axis."
 
 
-def limits(
-    values: Sequence[float], intervals: Iterable[Interval], bounds: tuple[float, float]
-) -> tuple[float, float]:
+def limits(values: Sequence[float], intervals: Iterable[Interval]) -> tuple[float, float]:
     """Return the ends of an axis in percent that holds all values and most of the intervals.
 
     Args:
         values: one per seed.
-        bounds: the smallest and the largest possible value.
     """
     lowest, highest = min(values), max(values)
     room = max((highest - lowest) / 2, LEAST)
@@ -83,7 +80,7 @@ def limits(
     low = max(lowest - room, min([lowest, *(low for low, _ in ends)]))
     high = min(highest + room, max([highest, *(high for _, high in ends)]))
     margin = max(0.04 * (high - low), 0.5)
-    return max(low - margin, bounds[0]), min(high + margin, bounds[1])
+    return max(low - margin, 0), min(high + margin, 100)
 
 
 def halves(interval: Interval, ends: tuple[float, float]) -> list[list[float]] | None:

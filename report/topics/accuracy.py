@@ -148,7 +148,7 @@ def draw(study: StudyData) -> Sketch:
     far = far_nulls(study, values)
     near = {e: own for e, own in values.items() if own and e not in far}
     intervals = [mean_interval(own, study.confidence) for own in near.values()]
-    ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
+    ends = limits([v for own in near.values() for v in own], intervals)
     for condition, place in zip(conditions, axes, strict=True):
         place.set_title(fill(condition.label, 44, break_long_words=False))
         for row, system in enumerate(systems):

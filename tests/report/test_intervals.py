@@ -19,7 +19,7 @@ SEEDS = st.lists(st.floats(0, 100), min_size=1, max_size=5)
 def test_an_axis_holds_every_seed_and_nothing_impossible(groups):
     values = [value for group in groups for value in group]
     intervals = [mean_interval(group) for group in groups]
-    low, high = limits(values, intervals, (0, 100))
+    low, high = limits(values, intervals)
     assert 0 <= low < high <= 100
     assert low <= min(values)
     assert max(values) <= high
@@ -43,7 +43,7 @@ def test_narrow_intervals_are_never_cut(centre, offsets):
     values = [centre + offset for offset in offsets]
     interval = mean_interval(values)
     if interval.high - interval.low < LEAST:
-        assert not beyond(interval, limits(values, [interval], (0, 100)))
+        assert not beyond(interval, limits(values, [interval]))
 
 
 def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
