@@ -75,18 +75,16 @@ def load_side(store: Store, text: str) -> Side:
         return Side(study, study, trials, _newest(metrics), descriptions)
     trials, known = trials.assign(kind=trials["trial"].map(kinds)), known_versions(store, study)
     if (moment := _moment(version)) is not None:
-        label = f"{study}@{moment:%Y-%m-%dT%H:%M:%S}"
-        trials, metrics = _as_of(moment, trials, metrics)
-        if trials.empty and metrics.empty:
-            raise StoreError(
-                f"there is no {label}: study {study!r} was made by {known_text(known)}"
-            )
-        return Side(label, study, trials, _newest(metrics), descriptions)
-    code = _version(study, version, list(known))
-    own = [*trials[trials["code"] == code][["started_at", "finished_at"]].stack().dropna()]
-    own += [*metrics[metrics["code"] == code]["at"], known[code]]
-    trials, metrics = _as_of(max(own), trials, metrics, code)
-    return Side(f"{study}@{code}", study, trials, _newest(metrics), descriptions)
+        label, until, code = f"{study}@{moment:%Y-%m-%dT%H:%M:%S}", moment, ""
+    else:
+        code = _version(study, version, list(known))
+        own = [*trials[trials["code"] == code][["started_at", "finished_at"]].stack().dropna()]
+        own += [*metrics[metrics["code"] == code]["at"], known[code]]
+        label, until = f"{study}@{code}", max(own)
+    trials, metrics = _as_of(until, trials, metrics, code)
+    if not code and trials.empty and metrics.empty:
+        raise StoreError(f"there is no {label}: study {study!r} was made by {known_text(known)}")
+    return Side(label, study, trials, _newest(metrics), descriptions)
 
 
 def _moment(text: str) -> datetime | None:
