@@ -24,9 +24,7 @@ def router_cards(study: StudyData) -> list[Card]:
     rows = study.components[study.components["kind"] == "router"].set_index("name")
     known = rows[["family", "summary", "text", "source", "bibtex", "hyper"]].to_dict("index")
     cards = []
-    for system in {
-        system.router: System(system.router, display=system.display) for system in study.systems
-    }.values():
+    for system in dict.fromkeys(System(s.router, display=s.display) for s in study.systems):
         name = system.router
         unknown = {"summary": "The database has no card of this router.", "hyper": []}
         card = {"text": "", **known.get(name, unknown)}
