@@ -63,8 +63,7 @@ FIGURE_CAPTION = (
 @as_figure("editing", "Subgroups before and after editing experts", "editing")
 def draw(study: StudyData) -> Sketch:
     """Draw one figure with a panel for each router and, if it has several, each condition."""
-    by_entry = {entry: accuracies(study, entry) for entry in study.entries}
-    shown = {entry: edits for entry, edits in by_entry.items() if edits}
+    shown = {entry: edits for entry in study.entries if (edits := accuracies(study, entry))}
     if not shown:
         raise Lacking(why_without(study, "editing", "accuracies of subgroups"))
     subgroups = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()

@@ -67,8 +67,7 @@ CAPTION = (
 @as_figures("kinds", "Kinds of experts, by layer and class", "entropy")
 def draw(study: StudyData, condition: Condition) -> Sketch:
     """Draw a stacked bar for each class, in a panel for each router and MoE layer."""
-    drawn = {entry: layers(study, entry) for entry in study.under(condition)}
-    drawn = {entry: own for entry, own in drawn.items() if own}
+    drawn = {entry: own for entry in study.under(condition) if (own := layers(study, entry))}
     if not drawn:
         raise Lacking(NONE, fine=True)
     first = {entry: study.array("class_kind", entry)[0] for entry in drawn}

@@ -87,8 +87,7 @@ def _layers_of(study: StudyData, condition: Condition) -> dict[Entry, list[np.nd
     Raises:
         Lacking: no entry has any.
     """
-    layers = {entry: loads_over_mean(study, entry) for entry in study.under(condition)}
-    layers = {entry: own for entry, own in layers.items() if own}
+    layers = {e: own for e in study.under(condition) if (own := loads_over_mean(study, e))}
     if not layers:
         raise Lacking(why_without(study, "balance", "loads"))
     return layers
