@@ -96,12 +96,9 @@ def tune(
     tuned = request.preset.tune.model_copy(
         update={name: value for name, value in changed.items() if value is not None}
     )
-    tuning = Tuning(
-        checked_name(study or tuning_of(loaded.name)),
-        request.preset.model_copy(update={"tune": tuned}),
-        seed,
-        frozenset(settings),
-    )
+    name = checked_name(study or tuning_of(loaded.name))
+    searched = request.preset.model_copy(update={"tune": tuned})
+    tuning = Tuning(name, searched, seed, frozenset(settings))
     cluster, options = asked_array(work, tuning.preset), work.run_options(place.plugins)
     with place.store(create=True) as store:
 
