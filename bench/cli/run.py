@@ -98,8 +98,7 @@ def run(
         summary: RunSummary | ArrayEnd
         try:
             if cluster is not None:
-                how = (work, cluster, options, prepare)
-                summary = work_by_array(place, asked.study, store, *how)
+                summary = work_by_array(place, asked.study, store, work, cluster, options, prepare)
             else:
                 summary = do(planned) if reached is None else _add_seeds(planned, store, do)
         except StoreError as error:  # no mistake in the request

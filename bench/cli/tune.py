@@ -107,8 +107,7 @@ def tune(
 
         summary: RunSummary | ArrayEnd
         if cluster is not None:
-            how = (work, cluster, options, prepare)
-            summary = work_by_array(place, tuning.study, store, *how)
+            summary = work_by_array(place, tuning.study, store, work, cluster, options, prepare)
         else:
             with Display(store, tuning.study) as display:
                 summary = do(tuning, store, place.home, Datasets(), display, options)
