@@ -67,8 +67,7 @@ def merge_all(target: str, sources: Sequence[str], home: Path) -> list[Merged]:
                     f"{name} is the database that is merged into: name only the others, or "
                     "choose another target with --db"
                 )
-            store = open_store(name, create=False, read_only=True)
-            stores.append(opened.enter_context(store))
+            stores.append(opened.enter_context(open_store(name, create=False, read_only=True)))
         into = opened.enter_context(open_store(target))
         return [merge(into, store, home) for store in stores]
 
