@@ -4,7 +4,6 @@ from dataclasses import replace
 from math import log2
 from typing import Any
 
-import pandas as pd
 from matplotlib.axes import Axes
 
 from report.axes import CUT, halves, mark_cut
@@ -22,17 +21,7 @@ from report.cells import (
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, GRID, PAGE, panels, router_legend
-from report.table import (
-    MISSING,
-    Cell,
-    Column,
-    Lacking,
-    captioned,
-    number_of_runs,
-    summary,
-    text_columns,
-    words,
-)
+from report.table import Column, Lacking, captioned, number_of_runs, text_columns
 from report.topics.make import Contents, Sketch, as_figures, as_table
 from results.conditions import Condition
 from results.statistics.means import mean_interval
@@ -136,7 +125,7 @@ def best_table(study: StudyData) -> Contents:
         chosen = best_seed(study, entry)
         values = [study.final(metric, entry, **where) for metric, where, _ in BEST_AND_MEAN]
         values[0] = 1 - values[0]  # the error
-        best = [_of_seed(study, entry, by_seed, chosen) for by_seed in values]
+        best = [mean_cell(study, entry, by_seed[by_seed.index == chosen]) for by_seed in values]
         mean = [mean_cell(study, entry, by_seed) for by_seed in values]
         rows.append(metric_row(study, entry, [*best, *mean], n=max(map(len, values))))
     if all((row.n or 0) < 2 for row in rows):
@@ -162,12 +151,6 @@ def best_seed(study: StudyData, entry: Entry) -> int | None:
     rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
     last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
     return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])
-
-
-def _of_seed(study: StudyData, entry: Entry, values: pd.Series, seed: int | None) -> Cell:
-    if seed is None or seed not in values.index:
-        return words(MISSING)
-    return summary([values[seed]], trials=study.behind(entry, [seed]))
 
 
 ENTROPY_CAPTION = captioned(
