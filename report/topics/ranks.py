@@ -14,17 +14,7 @@ from report.comparisons import METRIC
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import COLUMN, FAINT, INK, PAGE, blank
-from report.table import (
-    Cell,
-    Column,
-    Lacking,
-    Row,
-    captioned,
-    number,
-    number_of_runs,
-    text_columns,
-    words,
-)
+from report.table import Cell, Column, Lacking, Row, captioned, number_of_runs, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.means import ALPHA
 from results.statistics.ranks import (
@@ -217,7 +207,7 @@ def bootstrap_table(study: StudyData) -> Contents:
     for place in places(study):
         n, spread, trials = place.seeds, place.spread, place.trials
         mean = Cell(spread.mean, spread.low, spread.high, n, bracketed=True, trials=trials)
-        cells = (words(place.system.label), mean, number(spread.best, n, trials))
+        cells = (words(place.system.label), mean, Cell(spread.best, n=n, trials=trials))
         rows.append(Row(cells, n, place.entries[0]))
     columns = (
         *text_columns("router"),
