@@ -9,19 +9,9 @@ from report.cells import sentence_on_analyses
 from report.comparisons import Comparison, compare
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import (
-    DISTURBED,
-    MISSING,
-    Cell,
-    Column,
-    Lacking,
-    Row,
-    captioned,
-    number,
-    text_columns,
-    words,
-)
+from report.table import MISSING, Cell, Column, Lacking, Row, captioned, number, text_columns, words
 from report.timings import Timing, of_entry, representative, timings
+from report.topics.cost import timing_cell
 from report.topics.make import Contents, as_table
 from results.statistics.comparisons import Alarms, alarms, noise_floor
 from results.statistics.means import ALPHA
@@ -206,5 +196,5 @@ def _ratio(timed: Retimed | None, key: str) -> Cell:
     if timed is None or ratio is None:
         return words(MISSING)
     both = (timed.replicate, timed.router)
-    marks = (DISTURBED,) if any(timing.is_disturbed(key) for timing in both) else ()
+    marks = timing_cell(timed.replicate, key).marks or timing_cell(timed.router, key).marks
     return Cell(ratio, n=1, marks=marks, trials=tuple(timing.layer for timing in both))
