@@ -21,8 +21,6 @@ HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left", "host")
 """The last heading is left out if all workers are on one host."""
 BAR = 20
 """Width of the bar in columns."""
-AROUND_WORKERS = 6
-"""Lines of a terminal that do not show workers."""
 GAP = 2
 """Columns between two cells."""
 

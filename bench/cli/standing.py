@@ -10,15 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import (
-    AROUND_WORKERS,
-    OPEN,
-    UNDER_WAY,
-    Board,
-    show_board,
-    worker_cells,
-    worker_lines,
-)
+from bench.cli.board import OPEN, UNDER_WAY, Board, show_board, worker_cells, worker_lines
 from bench.cli.display import clock, duration
 from results import Store
 from results.conditions import router_label
@@ -28,6 +20,8 @@ from results.store.leases import alive
 from results.store.records import LeaseRecord, RunRecord, StudyRecord
 from results.text import counted
 
+AROUND_WORKERS = 6
+"""Lines of a terminal that do not show workers."""
 SECONDS = 2
 """Seconds between two readings of the database."""
 PAUSE = 20
