@@ -13,18 +13,7 @@ from report.compare.changes import Section, what_changed
 from report.compare.sides import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING, WAS_DISTURBED, Side
 from report.conditions import Entry, closest_layer
 from report.render import to_markdown
-from report.table import (
-    DISTURBED,
-    MISSING,
-    Cell,
-    Column,
-    Row,
-    Table,
-    assemble,
-    number,
-    text_columns,
-    words,
-)
+from report.table import DISTURBED, Cell, Column, Row, Table, assemble, number, text_columns, words
 from results import Store
 from results.statistics.means import ALPHA
 from results.text import counted
@@ -99,7 +88,7 @@ def _row(change: Change) -> Row:
     made, n = change.difference, len(change.seeds)
     trials = tuple(each[seed].trial for each in (change.b, change.a) for seed in change.seeds)
     means = [number(change.mean(side), n, trials) for side in (change.a, change.b)]
-    cell = Cell(made.mean, made.low, made.high, n, trials=trials) if made else words(MISSING)
+    cell = Cell(made.mean, made.low, made.high, n, trials=trials) if made else number(None)
     tested = made if change.tests else None
     p_values = (tested.p_value if tested else None, change.adjusted)
     labels = (change.entry.label, change.entry.condition.label, str(n))
