@@ -97,26 +97,23 @@ COLUMNS = (
 @as_table("gates", "Whether the gates have learned", "entropy")
 def table(study: StudyData) -> Contents:
     """Make a row for each router and condition."""
-    rows, known = [], False
-    entries = measured_by(study, "entropy")
+    entries, rows = measured_by(study, "entropy"), []
     changes = gate_changes(study, entries)
+    if not any(changes[entry] for entry in entries):
+        raise Lacking("the entropy of no gate was measured before its first step (suite entropy)")
     for entry in entries:
         change = changes[entry]
-        known |= change is not None
         if change is None:
             cells = [words(MISSING) for _ in COLUMNS[len(LEAD) :]]
-            rows.append(metric_row(study, entry, cells))
-            continue
-        trials = study.behind(entry, change.start.index)
-        means = (change.start, change.end, change.end - change.start)
-        cells = [
-            *(mean_cell(study, entry, by_seed) for by_seed in means),
-            number(change.largest, trials=trials),
-            words(verdict(study, entry, changes), trials=trials),
-        ]
+        else:
+            trials = study.behind(entry, change.start.index)
+            means = (change.start, change.end, change.end - change.start)
+            cells = [
+                *(mean_cell(study, entry, by_seed) for by_seed in means),
+                number(change.largest, trials=trials),
+                words(verdict(study, entry, changes), trials=trials),
+            ]
         rows.append(metric_row(study, entry, cells))
-    if not known:
-        raise Lacking("the entropy of no gate was measured before its first step (suite entropy)")
     caption = captioned(
         "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
         f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
