@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,6 +19,7 @@ from report.topics.trials import readable_status, text_of
 from results import Store, StoreError
 from results.conditions import router_label
 from results.frames import trials_frame
+from results.groups import grouped
 from results.text import nearest
 
 FILE = "numbers.json"
@@ -140,9 +141,7 @@ def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
     by_name = {each.name: each for each in tables}
     if table not in by_name:
         raise StoreError(f"no table {table!r} in this report{nearest(table, by_name)}")
-    rows: dict[str, list[Number]] = defaultdict(list)
-    for number in numbers(by_name[table]):
-        rows[number.row].append(number)
+    rows = grouped((number.row, number) for number in numbers(by_name[table]))
     own = rows[_row(table, row, rows)]
     keys = [number.column.key for number in own]
     if column in keys:

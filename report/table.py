@@ -13,6 +13,7 @@ from typing import Literal
 
 from report.conditions import ANY, Entry, System
 from results.conditions import Condition
+from results.groups import grouped
 from results.statistics.means import mean_interval
 
 MISSING = "–"
@@ -235,9 +236,7 @@ def missing(parts: Iterable[object]) -> list[Absent]:
 
 def said_once(parts: Iterable[Absent]) -> list[Absent]:
     """Merge the parts that are missing for the same reason into one that names them all."""
-    by_reason: dict[tuple[str, bool], list[Absent]] = {}
-    for part in parts:
-        by_reason.setdefault((part.why, part.fine), []).append(part)
+    by_reason = grouped(((part.why, part.fine), part) for part in parts)
     return [
         replace(alike[0], title="; ".join(dict.fromkeys(part.title for part in alike)))
         for alike in by_reason.values()

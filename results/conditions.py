@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from results.groups import grouped
 from results.settings import PARENT, REPLICATE, Settings, comparable, flattened, leaves
 from results.text import to_json
 
@@ -128,7 +128,8 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
     distinct = dict(zip(kinds, measured, strict=True))
     flat = [dict(leaves(options, suite)) for suite, options in distinct.values()]
     suites = [suite for suite, _ in distinct]
-    differing = {name: _differing(own) for name, own in _grouped(suites, flat).items()}
+    by_suite = grouped(zip(suites, flat, strict=True))
+    differing = {name: _differing(own) for name, own in by_suite.items()}
     made = [_condition(own, differing[name]) for own, name in zip(flat, suites, strict=True)]
     by_kind = dict(zip(distinct, made, strict=True))
     return [by_kind[kind] for kind in kinds]
@@ -164,7 +165,7 @@ def _of_origin(routers: Sequence[str], settings: Sequence[Settings]) -> set[str]
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in settings]
     shared = {path for path in _differing(own) if not path.startswith(OWN)}
     shown = _needed(shared, routers, own)
-    differing = set[str]().union(*map(_differing, _grouped(routers, own).values()))
+    differing = set[str]().union(*map(_differing, grouped(zip(routers, own, strict=True)).values()))
     varied = {path for path in differing if path.startswith(OWN)}
     return shown | _needed(varied, routers, own, shown) | _inherited(settings)
 
@@ -179,7 +180,7 @@ def _of_layers(
     shared = {path for path in _differing(settings) if not path.startswith(OWN)}
     shown = {*of_trials, *_needed(shared, routers, settings, of_trials, few=0)}
     of_routers = set[str]()
-    for router, own in _grouped(routers, settings).items():
+    for router, own in grouped(zip(routers, settings, strict=True)).items():
         varied = {path for path in _differing(own) if path.startswith(OWN)}
         of_routers |= _needed(varied, [router] * len(own), own, shown, few=0)
     return shown | of_routers
@@ -249,13 +250,6 @@ def _plainness(path: str) -> tuple[int, int, str]:
     """Rank a path: smaller means that readers recognise a trial by it more easily."""
     known = PLAIN.index(path) if path in PLAIN else len(PLAIN)
     return known, path.count("."), path
-
-
-def _grouped(names: Sequence[str], settings: Sequence[Settings]) -> dict[str, list[Settings]]:
-    by_name: dict[str, list[Settings]] = defaultdict(list)
-    for name, each in zip(names, settings, strict=True):
-        by_name[name].append(each)
-    return by_name
 
 
 def _condition(settings: Settings, paths: set[str]) -> Condition:

@@ -6,7 +6,6 @@ A missing text is None, a missing integer `pandas.NA`.
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
 from results.conditions import Condition, option_conditions
+from results.groups import grouped
 from results.models import ArrayRow, ComponentRow, MetricRow, StudyRow, StudyTrialRow, TrialRow
 from results.store import selection
 from results.store.records import ArrayRecord, MeasurementStatus, record_of
@@ -135,9 +135,8 @@ def arrays_of(store: Store, study: str | None) -> list[ArrayRecord]:
     query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
     own = ("study", "suite", "router", "aa_replicate", "seed")
     with store.reading() as session:
-        arrays: dict[int, list[ArrayRow]] = defaultdict(list)
-        for row in session.scalars(query.order_by(ArrayRow.id)):
-            arrays[row.measurement_id].append(row)
+        rows = session.scalars(query.order_by(ArrayRow.id))
+        arrays = grouped((row.measurement_id, row) for row in rows)
         return [
             record_of(
                 ArrayRecord,
@@ -181,10 +180,7 @@ def _check_study(store: Store, study: str | None) -> None:
 def _measurements(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
     """Return the rows that count (or all); their conditions include differing suite options."""
     rows = [row for row in selection.measurements(session, study) if row["current"] or history]
-    by_study = defaultdict(list)
-    for row in rows:
-        by_study[row["study"]].append(row)
-    for shown in by_study.values():
+    for shown in grouped((row["study"], row) for row in rows).values():
         options = option_conditions([(row["suite"], row["options_given"]) for row in shown])
         for row, differing in zip(shown, options, strict=True):
             row["condition"] += differing
@@ -240,10 +236,7 @@ def older_sentence(frame: pd.DataFrame) -> str:
         frame: rows of `trials_frame`, `measurements_frame` or `metrics_frame`.
     """
     rows = frame.loc[frame["older"], ["router", "changed"]].drop_duplicates()
-    changed: dict[str, list[str]] = defaultdict(list)
-    for router, components in rows.itertuples(index=False):
-        changed[router].append(components)
-    return sentence(changed)
+    return sentence(grouped(rows.itertuples(index=False)))
 
 
 def sentence(changed: Mapping[str, Iterable[str]]) -> str:

@@ -16,6 +16,7 @@ from results import Store
 from results.conditions import router_label
 from results.forecasts import Kind, Pace, Seen, Work, forecast, read_seen
 from results.frames import measurements_frame, trials_frame
+from results.groups import grouped
 from results.store.leases import alive
 from results.store.records import LeaseRecord, RunRecord, StudyRecord
 from results.text import counted
@@ -102,7 +103,8 @@ def run_lines(standing: Standing) -> list[str]:
     """Return lines that say whether a run goes on, ended or died, and what command resumes it."""
     now = standing.now
     if standing.living:
-        return [_of_host(runs, now) for _, runs in sorted(_by_host(standing.living).items())]
+        by_host = grouped((run.host, run) for run in standing.living)
+        return [_of_host(runs, now) for _, runs in sorted(by_host.items())]
     if not standing.runs:
         return []
     run = standing.runs[-1]
@@ -114,13 +116,6 @@ def run_lines(standing: Standing) -> list[str]:
     if left := int(standing.trials["status"].isin(OPEN).sum()):
         return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", resume]
     return [f"finished {took}"]
-
-
-def _by_host(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    made: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        made.setdefault(run.host, []).append(run)
-    return made
 
 
 def _of_host(runs: Sequence[RunRecord], now: datetime) -> str:
@@ -184,7 +179,7 @@ def board_of(standing: Standing) -> Board:
         row.trial: f"{router_label(row.router, row.aa_replicate)} {row.condition}".strip()
         for row in trials.itertuples(index=False)
     }
-    several = len(_by_host(living)) > 1
+    several = len({run.host for run in living}) > 1
     workers = (
         worker_cells(
             labels.get(lease.fingerprint, lease.router),
@@ -220,7 +215,8 @@ def follow(store: Store, study: str, console: Console | None = None) -> None:
 
 def drawn(standing: Standing, console: Console) -> RenderableType:
     """Return the board of a study, fitted to a terminal."""
-    room = max(console.height - AROUND_WORKERS - len(_by_host(standing.living)), 1)
+    hosts = {run.host for run in standing.living}
+    room = max(console.height - AROUND_WORKERS - len(hosts), 1)
     return show_board(board_of(standing), standing.now, console.width, room)
 
 

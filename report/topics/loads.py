@@ -1,7 +1,5 @@
 """Loads of single experts: by layer as a heat map, and relative to the fair share as curves."""
 
-from collections import defaultdict
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
@@ -15,6 +13,7 @@ from report.style import FAINT, PAGE, RouterStyle, folded, panels
 from report.table import CONSTANT, Lacking, captioned
 from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
+from results.groups import grouped
 
 BY_LAYER = (
     "Load over the test split (tokens that an expert processed, after dropping) over the mean of "
@@ -98,9 +97,8 @@ def loads_over_mean(study: StudyData, entry: Entry) -> list[np.ndarray]:
 
     Each row is in descending order.
     """
-    layers: dict[int, list[np.ndarray]] = defaultdict(list)
-    for record in study.array("load", entry):
-        layers[record.layer or 0].append(over_mean(record.values))
+    records = study.array("load", entry)
+    layers = grouped((record.layer or 0, over_mean(record.values)) for record in records)
     return [np.stack(layers[layer]) for layer in sorted(layers)]
 
 

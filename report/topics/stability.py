@@ -3,7 +3,6 @@
 What suite stability measured on single trainings is shown like the numbers of any suite.
 """
 
-from collections import defaultdict
 from itertools import combinations
 from statistics import fmean
 
@@ -14,6 +13,7 @@ from report.conditions import Entry
 from report.study import StudyData
 from report.table import NOT_APPLICABLE, Cell, Column, Lacking, captioned, words
 from report.topics.make import Contents, as_table
+from results.groups import grouped
 from results.statistics.agreement import PERMUTATIONS, agreement
 
 COLUMNS = (
@@ -98,8 +98,5 @@ def _cells(study: StudyData, entry: Entry) -> list[Cell]:
 
 def _by_seed(study: StudyData, entry: Entry, name: str) -> dict[int, list[np.ndarray]]:
     """Return the arrays of each seed's MoE layers, in network order."""
-    by_seed: dict[int, list[np.ndarray]] = defaultdict(list)
-    for record in study.array(name, entry):
-        if record.seed is not None:
-            by_seed[record.seed].append(record.values)
-    return by_seed
+    records = study.array(name, entry)
+    return grouped((each.seed, each.values) for each in records if each.seed is not None)

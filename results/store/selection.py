@@ -27,6 +27,7 @@ from sqlalchemy import Select, Text, cast, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from results.conditions import conditions
+from results.groups import grouped
 from results.models import (
     AttemptRow,
     CodeVersionRow,
@@ -241,10 +242,7 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
     query = select(AttemptRow).order_by(done, *BY_BEGIN)
     if study is not None:
         query = query.where(AttemptRow.trial_id.in_(_trials_of(study)))
-    by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
-    for row in session.scalars(query):
-        by_trial[row.trial_id].append(row)
-    return by_trial
+    return grouped((row.trial_id, row) for row in session.scalars(query))
 
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
