@@ -13,7 +13,6 @@ from report.study import BUILT_IN, StudyData
 from report.table import CONSTANT, OLDER, TIED, Cell, Column, Row, Table, with_warning
 from results import frames
 from results.conditions import Condition
-from results.frames import sentence
 from results.statistics.comparisons import NULLS, declared, family
 
 BySeed = Mapping[int, float]
@@ -109,7 +108,7 @@ def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[
     for entry in entries:
         if parts := changed(study, entry, suites):
             since[entry.system] |= parts
-    return sentence({system.label: parts for system, parts in since.items()})
+    return frames.sentence({system.label: parts for system, parts in since.items()})
 
 
 def changed(study: StudyData, entry: Entry, suites: Sequence[str]) -> set[str]:
