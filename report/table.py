@@ -161,18 +161,17 @@ def number(value: float | None, n: int | None = None, trials: Sequence[str] = ()
 def summary(
     values: Sequence[float],
     *marks: str,
-    otherwise: str = MISSING,
     trials: Sequence[str] = (),
     confidence: float = 0.95,
 ) -> Cell:
-    """Make the cell of the mean of `values` with its interval, or `otherwise` if none is finite.
+    """Make the cell of the mean of `values` with its interval, or `MISSING` if none is finite.
 
     Args:
         trials: the fingerprints of the trials that gave the values, in their order.
     """
     finite = [float(value) for value in values if isfinite(value)]
     if not finite:
-        return words(otherwise)
+        return words(MISSING)
     interval = mean_interval(finite, confidence)
     return Cell(
         interval.mean,
