@@ -113,9 +113,8 @@ class LivePage:
     def _read(self, store: Store) -> None:
         """Read the study's state, status line and logs."""
         record = store.find_study(self._study)
-        trials, measurements = (
-            frame(store, record.name) for frame in (trials_frame, measurements_frame)
-        )
+        trials = trials_frame(store, record.name)
+        measurements = measurements_frame(store, record.name)
         self._logs = frozenset(trials["log"].dropna())
         self._line = line_of(trials, measurements, any(map(alive, store.runs(record.name))))
         self._state = state_of(record.request, trials, measurements)
