@@ -175,8 +175,7 @@ def higher_of_fewer(study: StudyData, condition: Condition) -> list[Entry]:
 
 def _means(study: StudyData, condition: Condition) -> dict[Entry, pd.Series]:
     """Return the accuracies by seed of each entry that has any."""
-    values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
-    return {entry: by_seed for entry, by_seed in values.items() if len(by_seed)}
+    return {e: own for e in study.under(condition) if len(own := study.final(METRIC, e))}
 
 
 def nulls(study: StudyData) -> list[System]:
