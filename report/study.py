@@ -283,10 +283,12 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
     # Deduplicated in order: of experts that are equally common, the first count as the usual ones.
     entries = dict.fromkeys(Systems().name_rows(trials)["entry"])
     systems = replace(Systems.of(entries), displays=displays(components))
-    # If a number was measured with several options of a suite, the newest counts.
-    number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
+    # If a number was measured with several options of a suite, the newest counts; a timing of a
+    # bare layer is a number of its machine.
+    number = ["suite", "trial", "place", "metric", "layer", "step", "split", "where"]
     metrics = metrics_frame(store, record.name).sort_values(["at", "measurement"])
-    metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last"))
+    metrics["place"] = metrics["machine"].where(metrics["attempt"].isna(), "")
+    metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last").drop(columns="place"))
     return StudyData(
         record=record,
         trials=systems.name_rows(trials),

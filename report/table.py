@@ -268,7 +268,8 @@ def file_name(name: str, condition: Condition | str) -> str:
     """Return the name of a part made once per condition, in letters, digits, `.`, `-` and `_`."""
     label = str(condition)
     ending = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
-    if len(ending) > LONGEST:  # a file system takes 255 bytes
+    # A minus sign and what is not ASCII would be lost, and a file system takes 255 bytes.
+    if re.search(r"=-|\+|[^ -~]", label) or len(ending) > LONGEST:
         ending = f"{ending[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{name}--{ending}" if ending else name
 

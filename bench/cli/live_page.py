@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.cli.board import UNDER_WAY
 from report import state_of
 from report.study import load_study
 from report.write import page_of
@@ -51,6 +52,7 @@ class LivePage:
         self._asked = time.monotonic()
         self._files: list[tuple[int, int] | None] | None = None
         self._state = self._page = ""
+        self._living = True
         self._html = FIRST.replace("STUDY", escape(study))
         self._line, self._logs = "reading the database", frozenset[str]()
         self._fault, self._draw_again = "", 0.0
@@ -99,7 +101,9 @@ class LivePage:
         """
         begun, files = time.thread_time(), self._stamps()
         drawing = self._drawing is not None and self._drawing.is_alive()
-        if files is not None and files == self._files and (self._state == self._page or drawing):
+        same = files is not None and files == self._files
+        # A run that was killed writes nothing more: whether one is alive is asked each time.
+        if same and not self._living and (self._state == self._page or drawing):
             return SECONDS
         with open_store(self._database, create=False, read_only=True) as store:
             self._read(store)
@@ -116,7 +120,8 @@ class LivePage:
         trials = trials_frame(store, record.name)
         measurements = measurements_frame(store, record.name)
         self._logs = frozenset(trials["log"].dropna())
-        self._line = line_of(trials, measurements, any(map(alive, store.runs(record.name))))
+        self._living = any(map(alive, store.runs(record.name)))
+        self._line = line_of(trials, measurements, self._living)
         self._state = state_of(record.request, trials, measurements)
 
     def _may_draw(self, store: Store) -> bool:
@@ -160,9 +165,10 @@ def line_of(trials: pd.DataFrame, measurements: pd.DataFrame, living: bool) -> s
     """
     counts = trials["status"].value_counts()
     parts = [f"{counts.get('done', 0)} of {counted(len(trials), 'trial')} done"]
-    for status in ("running", "failed"):
+    failed = sorted(status for status in counts.index if status not in ("done", *UNDER_WAY))
+    for status in ("running", *failed):
         if status in counts:
-            parts.append(f"{counts[status]} {status}")
+            parts.append(f"{counts[status]} {status.replace('_', ' ')}")
     times = [*trials["finished_at"].dropna(), *measurements["at"].dropna()]
     if times:
         last = max(times).to_pydatetime().astimezone()

@@ -41,8 +41,13 @@ def draw(study: StudyData) -> Iterator[Named]:
         affinity = entry.condition.mapping.get(AFFINITY)
         if affinity is not None and len(study.final("top1", entry)):
             rest = entry.condition.where(lambda path: not path.startswith(AFFINITY))
-            by_rest.setdefault(rest, {})[entry.system, affinity] = entry
-    shown = {rest: cells for rest, cells in by_rest.items() if len({name for _, name in cells}) > 1}
+            options = entry.condition.where(lambda path: path.startswith(f"{AFFINITY}_"))
+            by_rest.setdefault(rest, {})[entry.system, f"{affinity} {options}".strip()] = entry
+    shown = {
+        rest: cells
+        for rest, cells in by_rest.items()
+        if len({entry.condition.mapping[AFFINITY] for entry in cells.values()}) > 1
+    }
     if not shown:
         raise Lacking("no two affinities were compared (--sweep router.affinity=…)", fine=True)
     for rest, cells in shown.items():
@@ -62,7 +67,7 @@ def _sketch(study: StudyData, cells: Cells) -> Sketch:
     axes.imshow(means, cmap=COLOURS, norm=norm, aspect="auto", interpolation="nearest")
     for (row, column), entry in places.items():
         _write(axes, study, entry, row, column, float(norm(means[row, column])))
-    axes.set_xticks(range(len(affinities)), affinities)
+    axes.set_xticks(range(len(affinities)), [folded(name, 20) for name in affinities])
     axes.set_yticks(range(len(systems)), [folded(str(system), 40) for system in systems])
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)

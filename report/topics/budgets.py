@@ -147,9 +147,11 @@ def _last(study: StudyData, entry: Entry) -> pd.Series:
 
 
 def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
-    """Return the machine that finished the most runs of these entries, or None if none is done."""
+    """Return the machine of the most runs of these entries that have a curve, or None."""
     runs = pd.concat([study.trials_of(entry) for entry in entries]) if entries else study.trials
-    machines = runs[runs["status"] == "done"]["machine"].value_counts()
+    known = study.metrics.loc[study.metrics["metric"] == "val_top1", "trial"]
+    done = (runs["status"] == "done") & runs["trial"].isin(known)
+    machines = runs[done]["machine"].value_counts()
     return None if machines.empty else str(machines.index[0])
 
 

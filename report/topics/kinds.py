@@ -48,7 +48,7 @@ def saved(study: StudyData, entry: Entry) -> Cell:
     """Show the share of an image's FLOPs that an entry saves compared with the plain router."""
     plain = [
         study.final("flops_per_image", other)
-        for other in study.entries
+        for other in study.under(entry.condition)
         if other.system.router == PLAIN and other.system != entry.system
     ]
     if not plain:

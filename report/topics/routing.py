@@ -171,7 +171,7 @@ def draw_entropy(study: StudyData, condition: Condition) -> Sketch:
         raise Lacking(why_without(study, "entropy", "entropies"))
     means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
     lowest = min(mean for mean in means if mean == mean)
-    rows = study.trials[study.trials["system"].isin([entry.system for entry in entries])]
+    rows = study.trials[study.trials["entry"].isin(entries)]
     top = log2(max(int(rows["num_experts"].max()), 2))
     figure, axes = panels(len(OF), 2, PAGE, 2.0 + 0.07 * len(entries))
     for (of, label), place in zip(OF.items(), axes, strict=True):

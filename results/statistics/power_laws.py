@@ -60,7 +60,7 @@ def power_law(
     of_seed = _indicators(np.asarray(seeds))
     whole, _ = _residuals(of_seed, log_y)
     free, free_rank = _residuals(np.hstack([_indicators(across), of_seed]), log_y)
-    if free <= NOTHING * max(whole, 1.0) and len(log_y) > levels:
+    if free <= NOTHING * max(whole, 1.0) and len(log_y) > max(levels, free_rank):
         # Values that do not differ between seeds count as measured once.
         once = dict(zip(x, y, strict=True))
         return power_law(list(once), [0] * levels, list(once.values()), confidence)
