@@ -86,9 +86,9 @@ def test_of_any_growing_cost_the_nearest_is_found(growth, target):
 
 
 def test_the_parameters_of_an_expert_by_hand(tiny_spec):
-    """At width 16, an MLP of 32 units becomes 4 experts of h units and a gate: 4 · (33 h + 16) + 64.
+    """At width 16, an MLP of 32 units becomes 4 experts of h and a gate: 4 · (33 h + 16) + 64.
 
-    The dense MLP has 2 · 16 · 32 + 32 + 16 = 1072 parameters, so h = 944 / 132 = 7.15, which rounds to 7.
+    The dense MLP has 2 · 16 · 32 + 32 + 16 = 1072 parameters, so h = 944 / 132 = 7.15, that is 7.
     """
     (spec,) = solved(tiny_spec("softmax_token_choice", match="params"))
     assert spec.experts.options["hidden"] == 7
