@@ -1,4 +1,4 @@
-"""The axis of accuracies: near the means, within what is possible, its cuts marked."""
+"""The axis of accuracies: near the means, within the possible range, with cuts marked."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_three_seeds_that_agree_need_no_cut(lab, store):
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 2), (5, 2), (7, 4), (8, 4), (5, 3)])
-def test_the_last_panel_of_every_column_has_its_tick_labels(count, columns):
+def test_the_last_panel_of_every_column_has_tick_labels(count, columns):
     with style():
         figure, axes = panels(count, columns, 6.75, 1.0, sharex=True, sharey=True)
         for place in axes:
@@ -77,7 +77,7 @@ def test_the_last_panel_of_every_column_has_its_tick_labels(count, columns):
         assert any(shown)
 
 
-def test_five_conditions_have_their_axis_named_in_both_columns(lab, store):
+def test_with_five_conditions_both_columns_name_their_axis(lab, store):
     conditions = [{"capacity_factor": number / 2} for number in range(1, 6)]
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.31]}, conditions)
     figure = next(accuracy.draw(load_study(store))).figure
