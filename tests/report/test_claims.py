@@ -135,9 +135,7 @@ def test_a_verdict_that_depends_on_settings_says_whether_they_were_tuned(study, 
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(0.0, "supported"), (0.019, "undecided"), (0.05, "contradicted")]
 )
-def test_equality_is_tested_against_both_ends_of_its_margin(
-    study, shift, verdict
-):
+def test_equality_is_tested_against_both_ends_of_its_margin(study, shift, verdict):
     rng, margin = np.random.default_rng(0), 0.02
     noise = 0.003 * rng.normal(size=6)
     left = list(0.8 + shift + noise - noise.mean())
