@@ -158,7 +158,7 @@ def top1(target: str, study: str = "tiny") -> Mapping[str, float]:
 
 
 def two_nodes(node: Callable[[str], Node]) -> tuple[Node, Node]:
-    """Make two nodes with one trial in common, of different results, and one trial each of its own."""
+    """Make two nodes with one common trial, of different results, and one trial each of its own."""
     a, b = node("a"), node("b")
     a.result("soft_moe", 0, top1=0.75, train_seconds=10.0)
     a.result("soft_moe", 1, top1=0.5)
