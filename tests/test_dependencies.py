@@ -33,7 +33,7 @@ CHAPTERS = (
     "tune",
     "cli",
 )
-"""The chapters of bench, from the ground up: each imports only from those before it."""
+"""The chapters of bench, bottom up: each imports only from those before it."""
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for folder in FOLDERS
@@ -69,7 +69,7 @@ def test_a_folder_imports_only_what_it_may(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
-def test_every_module_of_bench_lies_in_a_chapter():
+def test_every_module_of_bench_belongs_to_a_chapter():
     lying = {path.relative_to(ROOT / "bench").parts[0] for path in (ROOT / "bench").rglob("*.py")}
     assert lying == {"__init__.py", "environment.py", *CHAPTERS[1:]}
 

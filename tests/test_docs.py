@@ -29,7 +29,7 @@ TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FOLDERS = ("bench", "docs", "report", "results", "routers", "suites", "tests", "tools")
 NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]*\w/?)*")
-"""A path from the root of the repository, without what ends the sentence."""
+"""A path from the root of the repository, without the punctuation that ends the sentence."""
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 

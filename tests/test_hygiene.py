@@ -15,27 +15,27 @@ import yaml
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 10**6
 LARGE = {Path("bench/data/fashion_mnist_mini/images.npz")}
-"""Data that the bench is delivered with."""
+"""Data that ship with the bench."""
 METAPHORS = {
     *("agenda", "anew", "beside", "course", "crew", "desk", "dismiss", "errand", "errands"),
     *("found", "given", "halving", "handed", "hands", "hear", "journal", "looks", "stretch"),
     *("survey", "tell", "told", "twin", "twins", "words"),
 }
-"""Words that the code once used for what has a name in the field, or for anything at all: no
-identifier has one of them."""
+"""Words that the code once used instead of the field's terms, or for anything at all: no
+identifier may contain one."""
 STORED = {
     ("bench/config/schema.py", "found"): "a key of the descriptions in every database",
     ("bench/config/schema.py", "twin"): "a key of the descriptions in every database",
     ("bench/config/presets.py", "twins"): "a key of the requests in every database",
 }
-"""Identifiers that have one nevertheless, and why: renaming them would orphan stored results."""
+"""Identifiers that contain one nevertheless, with the reason: renaming would orphan results."""
 SHARED_BY_TOPICS = {"found", "words"}
-"""Those that modules of `report` outside its topics may still have."""
+"""Words that modules of `report` outside its topics may still use."""
 PRIVATE = re.compile(r"\b(agenda|anew|crew|desk|errands?|surroundings)\b", re.IGNORECASE)
-"""Those of the words that no text of this project needs in their plain sense."""
+"""The words that no text of this project needs in their plain sense."""
 TEXTS = {".css", ".html", ".jinja", ".js", ".md", ".py", ".toml", ".yaml"}
 SENTENCES = "test_"
-"""How the names of tests begin, which are sentences and so may have any word."""
+"""The prefix of test names, which are sentences and so may contain any word."""
 
 
 def tracked() -> list[Path]:

@@ -43,7 +43,7 @@ FILES = {
 }
 
 
-def test_a_name_is_followed_through_a_package_to_where_it_is_defined(tree: Tree) -> None:
+def test_a_name_is_followed_through_a_package_to_its_definition(tree: Tree) -> None:
     assert names(tree(FILES)) == {"One", "Base", "helper", "LEVEL"}
 
 

@@ -99,7 +99,7 @@ def report(*agreements):
     return DeviceReport("cuda", {"device": "a GPU"}, list(agreements), {}, 3, 61.0, False)
 
 
-def test_a_report_says_what_is_wrong():
+def test_the_report_says_what_is_wrong():
     good = Agreement("good", 1e-6, 2e-6, in_training=True, repeatable=True, waits=False)
     late = Agreement("late", 1e-6, 2e-6, waits=True)
     open_about_it = Agreement("open", 1e-6, 2e-6, waits=True, declared="it must")

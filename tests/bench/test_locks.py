@@ -156,7 +156,7 @@ def test_an_error_inside_the_context_releases_the_lock(folder):
     assert free(timing)
 
 
-def test_a_gpu_is_timed_while_the_cpu_trains_but_not_the_other_way_round(gpu):
+def test_a_gpu_can_be_timed_while_the_cpu_trains_but_not_vice_versa(gpu):
     with training(CPU, impatient, bool):
         assert free(timing, GPU)
     with training(GPU, impatient, bool):

@@ -55,7 +55,7 @@ def started(store: Store, plan: Plan, home: Path) -> tuple[JobStore, Queue]:
 
 
 def take(job_store: JobStore, item: Item) -> tuple[int, int]:
-    """Lease a job and begin its training; returns the lease and the attempt."""
+    """Lease a job and begin its training; return the lease and the attempt."""
     lease = job_store.lease(item.job)
     assert lease is not None
     attempt = job_store.begin(item.job, "cpu").attempt

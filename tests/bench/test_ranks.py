@@ -344,7 +344,7 @@ DERIVED = {
     "prune_router_change": {"experts.num_experts": 2},
     "merge_outputs": {"experts.num_experts": 2},
 }
-"""By transform, the settings in which a trial differs from its parent."""
+"""The settings in which a trial differs from its parent, by transform."""
 
 
 @pytest.mark.parametrize("jobs", [0, 1])

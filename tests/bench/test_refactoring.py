@@ -41,7 +41,7 @@ MUTATED = (
     "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
-"""Modules and packages of which everything can change a number."""
+"""Modules and packages in which every change can change a number."""
 
 
 @pytest.fixture

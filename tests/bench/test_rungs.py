@@ -14,7 +14,7 @@ from bench.tune.rungs import Rung, Tried, count_trainings, next_training, rungs,
 numbers = st.integers(1, 12)
 accuracies = st.one_of(st.just(0.0), st.floats(0, 1))
 Accuracy = Callable[[int, int], float]
-"""Of a setting on a seed; 0 where it leaves no model."""
+"""The accuracy of a setting on a seed; 0 if its training leaves no model."""
 
 
 def train(

@@ -115,7 +115,9 @@ def test_the_reason_to_retrain_names_the_changed_model(tmp_path: Path) -> None:
     assert changes(then, spec_of(name)) == [f"changed source: model '{name}'"]
 
 
-def test_a_plugins_router_depends_on_what_it_uses_of_this_repository(tmp_path: Path) -> None:
+def test_the_router_of_a_plugin_depends_on_what_it_uses_from_this_repository(
+    tmp_path: Path,
+) -> None:
     text = """
 import routers
 from routers import TokenChoiceRouting as Choice

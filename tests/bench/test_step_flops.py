@@ -20,7 +20,7 @@ from routers import RouterContext
 CPU = torch.device("cpu")
 NO_LIMIT = {"capacity_factor": None}
 CONSTANT = {"softmax_expert_choice", "soft_moe", "dense", "expert_threshold"}
-"""Routers whose steps take the same work here."""
+"""Routers whose steps all take the same work here."""
 
 
 def trainer_of(spec, dataset):
@@ -38,7 +38,7 @@ def counts_of(spec, dataset, steps):
 
 
 def deduced(spec, dataset, steps):
-    """Count the first step alone."""
+    """Count only the first step."""
     trainer, flops = trainer_of(spec, dataset), []
     trainer.step_flops = StepFlops()
     for step in range(steps):

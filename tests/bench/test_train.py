@@ -181,7 +181,7 @@ def test_the_frequency_of_progress_reports_changes_no_bit(tiny_spec, tiny_datase
     assert seldom.sha256 == often.sha256
 
 
-def test_torchs_own_generator_is_left_alone(tiny_spec, tiny_dataset, tmp_path):
+def test_torchs_global_generator_is_not_touched(tiny_spec, tiny_dataset, tmp_path):
     before = torch.get_rng_state()
     train_trial(tiny_spec("random"), tiny_dataset, CPU, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
@@ -230,7 +230,7 @@ def test_dropout_is_seeded_too(tiny_spec, tiny_dataset, tmp_path):
     assert train_trial(spec, tiny_dataset, CPU, tmp_path / "b").sha256 == first.sha256
 
 
-# What goes wrong
+# Failures
 
 
 def test_a_non_finite_loss_ends_the_training_as_diverged(tiny_spec, tiny_dataset, tmp_path):

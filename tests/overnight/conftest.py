@@ -43,7 +43,7 @@ class Night:
     plugin: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
     url: str | None = None
-    """Of the database, where it is no file in the home."""
+    """The URL of the database, if it is not a file in the home."""
 
     @property
     def home(self) -> Path:

@@ -44,8 +44,8 @@ KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
 PartitionName=main Nodes=ALL Default=YES OverSubscribe=FORCE:3
 """
-"""`cred_expire`: a job that is requeued waits for so many seconds, else for 120. Intervals: the
-scheduler looks for jobs that may begin each 2 seconds, else each 30 to 60."""
+"""`cred_expire`: a requeued job waits for that many seconds instead of 120. Intervals: the
+scheduler looks for jobs that can start every 2 seconds instead of every 30 to 60."""
 
 
 def why_no_slurm() -> str | None:

@@ -400,7 +400,7 @@ def timing(number: int, slower: int) -> Iterator[Metric]:
 
 
 LOOKED_AT = {"test_browser", "test_figures", "test_glyphs", "test_odd_names", "test_ranks"}
-"""The modules that look at images. Saving those of a report takes as long as all else of it."""
+"""Modules that look at images. Saving a report's images takes as long as the rest of it."""
 SAVED = Drawing.saved
 
 

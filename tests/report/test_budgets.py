@@ -81,7 +81,7 @@ MANY = {
     **{name: [0.80 + number / 100, 0.81 + number / 100] for number, name in enumerate(FAMILIES)},
     "soft_moe": [0.95, 0.96],
 }
-"""Ten routers that soft_moe surpasses."""
+"""Ten routers that soft_moe outperforms."""
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_mean_curve_is_drawn_as_far_as_all_seeds_reach(lab, store):
         assert curve.iloc[seconds] == pytest.approx(expected)
 
 
-def test_the_figure_shows_where_the_seconds_are_cut_and_the_first_front(study):
+def test_the_figure_shows_the_cut_in_seconds_and_the_first_front(study):
     drawing = next(budgets.draw(study))
     left, right = drawing.figure.axes
     cut = [line for line in left.lines if line.get_linestyle() == ":"]

@@ -31,7 +31,7 @@ SHARES = np.array([
     [[255, 255], [0, 0]],
     [[102, 255], [255, 255]],
 ])  # fmt: skip
-"""Of four images of 2 x 2 patches, at the end of layer 0."""
+"""Shares of four images of 2 x 2 patches, at the end of training, in layer 0."""
 
 
 def arrays(number=4, names=("left", HOSTILE), layers=(0, 1), steps=(None, 0), seed=0):
@@ -218,7 +218,7 @@ BLINDNESS = {
     "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
                [0.004733, 0.691367, 0.303900]],
 }  # fmt: skip
-"""Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB."""
+"""Colour-blindness matrices of Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB."""
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
@@ -351,9 +351,7 @@ def test_the_controls_select_time_class_and_bare_images(page):
     times.select_option(label="start")
     assert "step 0" in left.locator(".note").inner_text()
     first = patches_of(left)[0, 0, :3]
-    assert np.abs(first - np.array(colours(4))[1]).max() <= 2, (
-        "at the start every patch is one expert further on"
-    )
+    assert np.abs(first - np.array(colours(4))[1]).max() <= 2, "at the start one expert further on"
     times.select_option(label="snapshot 1")
     assert "step 10" in right.locator(".note").inner_text()
     assert "end of training" in left.locator(".note").inner_text(), "it has no more snapshots"

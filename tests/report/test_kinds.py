@@ -1,4 +1,4 @@
-"""The table and the figure of experts of several kinds show what the suite stored."""
+"""The table and the figure of several kinds of experts show what the suite stored."""
 
 from __future__ import annotations
 

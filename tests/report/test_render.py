@@ -71,7 +71,7 @@ def test_an_interval_that_rounds_to_0_is_left_out_everywhere(column, cell, shown
     )  # fmt: skip
 
 
-def test_csv_keeps_every_number_in_base_units_with_its_interval_and_its_n(table):
+def test_csv_has_every_number_in_base_units_with_its_interval_and_n(table):
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert rows[0]["router"] == "soft_moe"
     assert [float(rows[0][f"top1{end}"]) for end in ("", "_low", "_high", "_n")] == [

@@ -23,7 +23,7 @@ from report.write import write_report
 pytestmark = pytest.mark.slow
 
 SEED, NOISE = 0.01, 0.005
-"""Standard deviations of what a seed does to all routers, and of what it does to one."""
+"""Standard deviations of a seed's effect on all routers, and of its effect on a single one."""
 TRUTH = {
     "dense": 0.80,
     "random": 0.79,

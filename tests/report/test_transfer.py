@@ -21,7 +21,7 @@ FEWSHOT = Component(
     main_metric="transfer_top1",
 )
 TRANSFER = {"soft_moe": 0.4, "dense": 0.3}
-"""`random` was not measured."""
+"""Transfer accuracies; `random` was not measured."""
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ with open_store(target) as store:
     store.finish_run(run)
 """
 TRANSACTIONS = 9
-"""In each of a writer's rounds, which write 23 rows: an attempt with 20 metrics, and its trial."""
+"""Transactions per round of a writer; a round writes 23 rows: a trial, its attempt, 20 metrics."""
 
 
 def start_writer(target: str, go: Path, name: str, rounds: int) -> subprocess.Popen[str]:

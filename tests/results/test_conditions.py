@@ -257,7 +257,7 @@ def test_a_layer_shows_the_same_settings_as_the_trials_beside_it():
 
 
 HAVE = {"plain": {"a", "b", "c"}, "soft": {"b", "c"}, "late": {"a"}}
-"""The options of each router."""
+"""The options that each router has."""
 OF_ALL = ("lr", "depth")
 Values = dict[str, Any]
 

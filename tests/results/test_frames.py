@@ -154,7 +154,7 @@ def test_a_bare_layer_has_no_seed_and_no_attempt(filler, description: Describe) 
     assert trials_frame(store, "tiny").empty
 
 
-def test_the_condition_names_what_differs_besides_router_and_seed(
+def test_the_condition_names_the_differences_besides_router_and_seed(
     filler, description: Describe
 ) -> None:
     for router in ("soft_moe", "random"):
@@ -358,7 +358,9 @@ def test_components_show_their_newest_version(filler) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_export_holds_every_metric(filler, description: Describe, tmp_path, ending: str) -> None:
+def test_an_export_contains_every_metric(
+    filler, description: Describe, tmp_path, ending: str
+) -> None:
     attempt = filler.trial(description(), "f1")
     measure(filler, attempt, 1.5, source_hash="h1")
     measure(filler, attempt, math.inf, source_hash="h2")

@@ -84,7 +84,7 @@ def test_nemenyis_p_values_agree_with_the_critical_difference():
     assert (differ == (apart > ranked.critical_difference)).all()
 
 
-def test_where_all_agree_the_f_is_infinite():
+def test_the_f_statistic_is_infinite_if_all_rankings_agree():
     same = pd.DataFrame([(0.3, 0.2, 0.1)] * 5)
     ranked = ranking(same)
     assert (ranked.chi_squared, ranked.f, ranked.f_p) == (pytest.approx(10), np.inf, 0)
@@ -152,7 +152,7 @@ def test_conditions_are_resampled_too_and_failed_runs_are_left_out():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "least"), [(3, 0.88), (5, 0.96), (10, 0.98)])
-def test_intervals_hold_the_true_rank(seeds, least):
+def test_intervals_cover_the_true_rank(seeds, least):
     """The systems are half a standard deviation apart."""
     rng, places = np.random.default_rng(seeds), np.arange(1, 9)
     held = []

@@ -99,7 +99,7 @@ def test_reading_creates_no_files_beside_a_database(tmp_path: Path, left: str) -
     assert names == (["one"] if left == "nothing" else ["one", "two"])
     after = {each.name: each.read_bytes() for each in tmp_path.glob("bench.db*")}
     assert after.keys() == before.keys()
-    for name in before.keys() - {"bench.db-shm"}:  # in which readers mark what they read
+    for name in before.keys() - {"bench.db-shm"}:  # where readers register themselves
         assert after[name] == before[name]
         assert (tmp_path / name).stat().st_mtime_ns == times[name]
 

@@ -1,4 +1,4 @@
-"""Optuna's tables lie beside the results, and never among them."""
+"""Optuna's tables are kept beside the results, never among them."""
 
 from __future__ import annotations
 

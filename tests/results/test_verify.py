@@ -13,7 +13,7 @@ from results import Array, Metric, Store, StoreError, Subject, open_store
 from results.verify import Checkpoint, Fault, stored_checkpoints, tried_trials, verify_rows
 
 PAGE = 4096
-"""Bytes of a page of SQLite."""
+"""Bytes per SQLite page."""
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_router_that_was_not_rerun_is_older(filler, asked_for) -> None:
     assert shown(filler) == [("random", True), ("soft_moe", False)]
 
 
-def test_another_routers_own_code_makes_nothing_older(filler, asked_for) -> None:
+def test_the_code_of_another_router_makes_nothing_older(filler, asked_for) -> None:
     asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
     asked_for("random", "router random 1", "protocol training 1")
     asked_for("random", "router random 2", "protocol training 1")
@@ -91,7 +91,7 @@ def test_trials_without_a_study_are_never_older(filler, description) -> None:
     assert [is_older for _, is_older in shown(filler, None)] == [False, False]
 
 
-def test_other_seeds_by_newer_code_make_the_first_ones_older(filler, asked_for) -> None:
+def test_seeds_added_by_newer_code_make_the_first_ones_older(filler, asked_for) -> None:
     asked_for("soft_moe", "router soft_moe 1", seed=0)
     asked_for("soft_moe", "router soft_moe 2", seed=1)
     assert shown(filler) == [("soft_moe", True), ("soft_moe", False)]

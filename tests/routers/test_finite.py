@@ -35,7 +35,7 @@ TOKENS_CHOOSE = [
     *("sigmoid_top_k", "loss_free", "quantile_balancing"),
 ]
 UNMASKED = ["forced", "dselect_k"]
-"""One goes by no logits, the other by those of bits, not of experts."""
+"""Routers without maskable logits: one uses none, the other those of bits, not of experts."""
 SLOTS = 2
 
 

@@ -93,7 +93,7 @@ def test_each_cluster_goes_to_its_best_expert_after_an_update():
 
 def test_a_gate_that_finds_no_clusters_is_unchanged_and_forgets_the_centres():
     router = build()
-    router.known.fill_(True)  # centres of 0 alone: all images are nearest to the first
+    router.known.fill_(True)  # all centres are 0, so all images are nearest to the first
     weight = router.gate.weight.clone()
     tried(router, contexts_in_blocks(), torch.rand(IMAGES, EXPERTS))
     assert (int(router.tries), int(router.fits), bool(router.known)) == (1, 0, False)

@@ -184,7 +184,7 @@ EACH_KIND = {
     *("softmax_token_choice", "top_p", "softmax_expert_choice"),
     *("soft_moe", "softmax_mixture", "smear"),
 }
-"""A router of each kind of routing, which is all that a suite sees; the others are slow tests."""
+"""A router for each kind of routing, which is all that suites see; others are slow tests."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

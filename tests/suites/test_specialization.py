@@ -23,7 +23,7 @@ def measured(subject, **options):
 
 @dataclass
 class Deciders:
-    """A subject whose image of number i has one token, which goes to expert `experts[i]`.
+    """A subject whose i-th image has one token, which goes to expert `experts[i]`.
 
     Args:
         labels: the classes of the images.

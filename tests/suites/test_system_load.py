@@ -186,7 +186,7 @@ def test_gpu_use_by_others_counts_if_it_is_known():
     ("script", "use"),
     [("echo 37", 0.37), ("echo 0", 0.0), ("echo '[N/A]'", None), ("exit 9", None)],
 )
-def test_nvidia_smi_is_asked_for_the_use_of_one_gpu(tmp_path, monkeypatch, script, use):
+def test_nvidia_smi_is_queried_for_the_use_of_one_gpu(tmp_path, monkeypatch, script, use):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{script}\n')
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)

@@ -16,7 +16,7 @@ from suites.traces import Grid, grid_of, thumbnails
 from tests.suites.conftest import EACH_KIND, FakeTrial
 
 GRID = (4, 3)
-"""Where the twelve tokens of the subjects' images are said to lie."""
+"""The grid that the twelve tokens of the subjects' images are taken to form."""
 
 
 def measured(subject, **options):

@@ -15,7 +15,7 @@ from tests.bench.check.conftest import checked, text
 
 
 class NoRouting(SoftmaxTokenChoice):
-    """Returns the gates alone."""
+    """Returns only the gates."""
 
     def allocate(self, logits):
         return logits.softmax(-1)

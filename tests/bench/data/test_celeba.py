@@ -141,7 +141,7 @@ def test_missing_files_can_be_downloaded(celeba, load, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [RuntimeError("gdown is required"), zipfile.BadZipFile("gdown is at its quota")]
 )
-def test_a_failed_download_says_which_file_goes_where(load, tmp_path, monkeypatch, error):
+def test_a_failed_download_says_which_file_to_put_where(load, tmp_path, monkeypatch, error):
     def fail(*_, **__):
         raise error
 

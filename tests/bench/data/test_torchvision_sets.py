@@ -116,7 +116,7 @@ def test_a_file_of_another_format_is_refused(digits, load, monkeypatch, content,
         ("cifar100", "cifar-100-python.tar.gz", ""),
     ],
 )
-def test_a_failed_download_says_which_file_goes_where(load, tmp_path, name, file, folder):
+def test_a_failed_download_says_which_file_to_put_where(load, tmp_path, name, file, folder):
     message = rf"cannot be downloaded \(.*no network here.*put {file}.* into {tmp_path / folder}"
     with pytest.raises(BenchError, match=message):
         load(name, data_dir=str(tmp_path))

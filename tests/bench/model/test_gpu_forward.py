@@ -34,7 +34,7 @@ SHORT = {
     "sinkhorn_expert_choice": {"iterations": 2},
     "sparsity_constrained_expert_choice": {"iterations": 6},
 }
-"""Fewer iterations of what is unrolled."""
+"""Options with fewer iterations of loops that are unrolled."""
 
 
 class CopyError(AssertionError):

@@ -261,7 +261,7 @@ def test_models_with_one_seed_share_all_weights_except_those_of_moe_layers():
     assert not other["blocks.1.mlp.experts.weight1"].equal(soft["blocks.1.mlp.experts.weight1"])
 
 
-def test_building_a_model_leaves_the_global_generator_alone():
+def test_building_a_model_does_not_touch_the_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     build("softmax_token_choice")

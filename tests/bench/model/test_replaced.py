@@ -188,7 +188,7 @@ csatv2 hiera_tiny_224 hieradet_small mixer_s32_224 mobilevit_xxs mvitv2_tiny nes
 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224 tnt_s_patch16_224
 twins_svt_small vit_tiny_patch16_224 samvit_base_patch16 volo_d1_224 xcit_nano_12_p8_224
 """
-"""One model of each family of timm in which each block's MLP can be replaced."""
+"""One model of each timm family in which every block's MLP can be replaced."""
 
 REFUSED = """
 caformer_s18 convnextv2_tiny efficientformer_l1 efficientformerv2_s0 eva02_tiny_patch14_224
@@ -196,7 +196,7 @@ fasternet_t0 fastvit_t8 focalnet_tiny_srf gemma4_vit_167m gmlp_s16_224 inception
 levit_128s lowformer_b0 maxvit_rmlp_pico_rw_256 nextvit_small pvt_v2_b0 tiny_vit_5m_224
 visformer_tiny vit_relpos_small_patch16_224
 """
-"""One of each in which some cannot."""
+"""One model of each family in which some cannot."""
 
 
 def mlps_of(name):

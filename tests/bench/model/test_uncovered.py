@@ -11,7 +11,7 @@ COVERED = {
     *("soft_moe", "softmax_mixture", "attentive", "mumoe", "smear", "moce_ir", "mixer"),
     *("base", "top_p", "dselect_k"),
 }
-"""Routers that by their definition leave no token out."""
+"""Routers that leave no token out by definition."""
 
 
 def scarce(name, training):
