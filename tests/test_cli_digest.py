@@ -208,7 +208,7 @@ def test_results_of_older_code_than_the_rest_are_marked(night: Night) -> None:
     )
 
 
-def test_a_failed_measurement_is_a_failure(night: Night) -> None:
+def test_a_failed_measurement_counts_as_a_failure(night: Night) -> None:
     run = night.run()
     night.trial("a", 0, 0.8)
     attempt = night.store.last_attempt("a-0".ljust(64, "x"))
@@ -221,7 +221,7 @@ def test_a_failed_measurement_is_a_failure(night: Night) -> None:
     assert "  a, seed 0: entropy failed: ValueError: no" in night.digest().splitlines()
 
 
-def test_a_long_list_of_failures_is_cut(night: Night) -> None:
+def test_a_long_list_of_failures_is_truncated(night: Night) -> None:
     for seed in range(25):
         night.failed("broken", seed)
     text = night.digest()

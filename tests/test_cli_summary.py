@@ -168,7 +168,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
     assert made.cell(Row("a", ANY)) == "3.00"
 
 
-def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
+def test_a_single_timing_has_the_interval_of_its_repeats() -> None:
     names = ["forward_overhead", "forward_overhead_low", "forward_overhead_high"]
     frame = pd.DataFrame(
         {

@@ -207,7 +207,7 @@ def test_the_data_set_example_works_when_pasted(tmp_path: Path, in_process):
 
 
 @pytest.mark.slow
-def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path, in_process):
+def test_the_examples_of_the_other_components_work_when_pasted(tmp_path: Path, in_process):
     (example,) = blocks("docs/routers.md", "python", "register_affinity")
     (tmp_path / "mine.py").write_text(example)
     for name in ("peak", "experts:shared_scale"):

@@ -116,7 +116,7 @@ def test_a_bare_layer_of_a_replicate_has_the_same_shape_but_other_weights(tiny_s
     assert not made[0]["experts.weight1"].equal(made[1]["experts.weight1"])
 
 
-# What is planned
+# Plans
 
 
 def test_only_replicates_are_described_as_replicates(tiny_spec):

@@ -119,7 +119,7 @@ def test_flops_of_the_backward_pass_of_fused_attention():
     b, h, t, d = 2, 3, 10, 4
     q, k, v = torch.randn(3, b, h, t, d, requires_grad=True)
     product, scores = 2 * b * h * t * t * d, b * h * t * t
-    # It computes the scores again, then four products: to V, the weights, Q and K.
+    # It recomputes the scores, then takes four products: for V, the weights, Q and K.
     backward = 5 * product + 9 * scores + 2 * b * h * t * d
     counted = kinds(F.scaled_dot_product_attention, q, k, v, backward=True)
     assert counted["attention"] == 2 * product + 6 * scores + backward
@@ -194,7 +194,7 @@ def test_iterations_of_a_transport_plan_are_counted():
     x = torch.randn(3, 16, 8)
     ten, twenty, thirty = of(10), of(20), of(30)
     assert thirty - twenty == twenty - ten
-    # Each scales rows and columns: two products and two sums over the (t, E) plan, at least.
+    # Each scales rows and columns: at least two products and two sums over the (t, E) plan.
     assert twenty - ten >= 10 * 4 * 3 * 16 * 4
 
 
@@ -221,7 +221,7 @@ def test_counts_are_the_same_in_inference_mode(tiny_spec, tiny_dataset):
         assert count_flops(model, images).by_kind == expected
 
 
-def test_counting_changes_nothing(tiny_spec, tiny_dataset):
+def test_counting_has_no_side_effects(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec(), tiny_dataset)
     images, labels = TrainingBatches(tiny_spec(), tiny_dataset, CPU).first
 
@@ -336,7 +336,7 @@ def test_a_model_of_the_study_is_estimated_without_allocating_it(tiny_spec):
         epochs=90,
     )
     estimated = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
-    # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
+    # ViT-S/16 is known to take 4.6 billion multiply-adds per image, and twice that backward.
     forward = estimated.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)
     assert estimated.parameters > 80e6

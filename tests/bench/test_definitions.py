@@ -120,7 +120,7 @@ def test_the_annotation_of_a_field_changes_the_digest(tree: Tree) -> None:
     assert tree({"routers/one.py": "class One:\n    x: float = 1\n"}) != before
 
 
-def test_the_class_that_an_annotation_names_is_followed(tree: Tree) -> None:
+def test_the_class_named_by_an_annotation_is_followed(tree: Tree) -> None:
     text = "from routers.base import Base\nclass One:\n    def f(self, base: Base): return base.x\n"
     assert names(tree(FILES | {"routers/one.py": text})) >= {"One", "Base", "helper"}
 
@@ -177,7 +177,7 @@ def test_modules_listed_as_changing_no_number_are_not_followed(tree: Tree) -> No
     assert tree({"routers/quiet.py": "def say(text): return text.upper()\n"}) == before
 
 
-def test_modules_that_are_not_followed_exist_and_hold_no_component() -> None:
+def test_modules_that_are_not_followed_exist_and_define_no_component() -> None:
     kinds = (*REGISTRIES.values(), TRANSFORMS)
     homes = {entry.target.__module__ for registry in kinds for entry in registry.entries()}
     for module in NO_NUMBERS:

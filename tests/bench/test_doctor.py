@@ -43,7 +43,7 @@ def test_this_machine_passes_every_check(findings_of, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_suite_that_measures_wrongly_fails(findings_of, monkeypatch):
+def test_a_suite_that_measures_wrongly_is_a_failed_check(findings_of, monkeypatch):
     monkeypatch.setattr(suites.balance, "gini", lambda counts: 0.5)
     finding = findings_of()["suites"]
     assert finding.status == "fail"
@@ -100,7 +100,7 @@ def test_a_home_that_cannot_be_written_fails(findings_of, monkeypatch):
     assert "--home" in finding.mend
 
 
-def test_a_home_below_a_file_fails(findings_of, tmp_path):
+def test_a_home_inside_a_file_fails(findings_of, tmp_path):
     (tmp_path / "file").write_text("")
     finding = findings_of(home=tmp_path / "file" / "runs")["home"]
     assert finding.status == "fail"

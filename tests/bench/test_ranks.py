@@ -223,7 +223,7 @@ def test_gradient_buckets_have_one_type_and_a_limited_size():
     assert sizes == [[3, 1], [2], [9], [1]]
 
 
-# What is refused
+# Refusals
 
 
 def test_trials_that_splitting_a_batch_would_change_are_refused(tiny_spec, tiny_dataset):

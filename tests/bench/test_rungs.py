@@ -107,7 +107,7 @@ def test_what_goes_on_was_as_good_as_what_stays(
 
 @pytest.mark.parametrize("lucky", range(5))
 def test_a_setting_that_got_lucky_on_one_seed_does_not_win(lucky: int) -> None:
-    """Setting 5 is the best on every other seed; on the first one another tops it."""
+    """Setting 5 is the best on every seed but the first, where another one beats it."""
 
     def accuracy(setting: int, seed: int) -> float:
         if (setting, seed) == (lucky, 0):

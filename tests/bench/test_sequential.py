@@ -68,7 +68,7 @@ def test_intervals_cover_the_truth_in_95_percent_whichever_analysis_was_last(ali
 
 
 @pytest.mark.slow
-def test_stopping_at_the_first_small_p_finds_three_times_as_many():
+def test_stopping_at_the_first_small_p_triples_the_false_positives():
     """A single comparison without any difference, tested after each seed from 3 to 20."""
     rng = np.random.default_rng(1)
     alarms = 0

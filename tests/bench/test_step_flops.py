@@ -113,7 +113,7 @@ def test_padding_costs_no_work(tiny_spec, tiny_dataset):
 
 
 def test_counting_the_experts_has_no_side_effects(tiny_spec, tiny_dataset):
-    """Neither the weights nor, under dropout, the random numbers of the steps."""
+    """It changes neither the weights nor, under dropout, the random numbers of the steps."""
     spec = tiny_spec(
         router=NO_LIMIT, model={"options": {**tiny_spec().model.options, "proj_drop_rate": 0.2}}
     )

@@ -167,7 +167,7 @@ def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path,
 def test_the_same_seed_gives_the_same_bits(name, router, tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec(name, router=router, losses={"importance": 0.1}, clip_norm=0.5)
     first = train_trial(spec, tiny_dataset, CPU, tmp_path / "a")
-    torch.rand(7)  # torch's own generator plays no part
+    torch.rand(7)  # torch's own generator has no effect
     second = train_trial(spec, tiny_dataset, CPU, tmp_path / "b")
     assert first.sha256 == second.sha256
     assert [p.value for p in first.history] == [p.value for p in second.history]
@@ -299,7 +299,7 @@ def test_a_loss_that_a_router_does_not_support_is_an_error(tiny_spec, tiny_datas
         train_trial(tiny_spec(losses={"importanze": 1}), tiny_dataset, CPU, tmp_path)
 
 
-# What is minimised
+# The loss
 
 
 def test_auxiliary_losses_are_averaged_over_layers_and_weighted(tiny_spec, tiny_dataset):
@@ -427,7 +427,7 @@ def test_floating_point_state_is_averaged_and_counts_are_copied(tiny_spec, tiny_
     assert not averaged.threshold.equal(own.threshold)
 
 
-# Routers that listen
+# Routers with `after_step`
 
 
 class Listening(SoftmaxTokenChoice):

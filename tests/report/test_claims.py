@@ -275,7 +275,7 @@ def test_seeds_missing_on_one_side_are_left_out(study):
         ({"where": {"edit": "after"}}, "no runs of both sides under one condition, finished"),
     ],
 )
-def test_a_claim_about_other_runs_is_not_tested(study, fields, why):
+def test_a_claim_that_does_not_fit_the_study_is_not_tested(study, fields, why):
     verdict = own(study({"soft_moe": A, "random": B}, claim(**fields)))
     assert isinstance(verdict, Untested)
     assert verdict.why.startswith(why)

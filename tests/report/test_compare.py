@@ -133,7 +133,7 @@ def test_experts_belong_to_the_system_and_are_named_if_they_differ(lab, store):
     assert [entry.label for entry in made.only(made.b)] == ["random + cp"]
 
 
-def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
+def test_other_metrics_are_compared_by_plain_differences_over_pairs(lab, store):
     lab(seconds={"soft_moe": 60.0}).study_of({"dense": [0.7], "soft_moe": [0.8, 0.8]})
     other = lab(name="other", seconds={"soft_moe": 75.5})
     other.study_of({"random": [0.7], "soft_moe": [0.8, 0.8]})
@@ -213,7 +213,7 @@ def test_an_interval_excludes_zero_exactly_if_the_difference_is_resolved():
         (("tiny", "apart"), r"tiny and apart have no system in common\. tiny has dense, .*frozen"),
     ],
 )
-def test_a_wrong_side_is_named(changed, store, lab, sides, message):
+def test_an_invalid_side_of_a_comparison_is_named(changed, store, lab, sides, message):
     lab(name="apart", suites=("accuracy",)).study_of({"frozen": [0.1]})
     with pytest.raises(StoreError, match=message):
         compare(store, *sides)

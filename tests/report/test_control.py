@@ -80,7 +80,7 @@ def test_differences_alarms_and_noise_floor_match_values_computed_by_hand(study)
     assert table.cell(2, "floor").value == pytest.approx(pooled * 2.306004 / 2, rel=1e-3)
 
 
-def test_each_number_knows_the_trials_of_both(study):
+def test_each_number_knows_the_trials_of_router_and_replicate(study):
     cell = control.table(study).cell(1, "difference")
     shown = study.trials.set_index("trial")["entry"]
     runs = [Entry(System("soft_moe"), aa_replicate=replicate) for replicate in (1, 0)]

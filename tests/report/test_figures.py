@@ -314,7 +314,7 @@ def test_names_are_broken_only_after_underscores():
     assert folded("averyveryverylongnamewithoutanybreak") == "averyveryverylongnamewithoutanybreak"
 
 
-def test_a_key_is_read_line_by_line():
+def test_a_legend_is_ordered_line_by_line():
     figure, names = blank(PAGE, 2), list(KNOWN)[:5]
     router_legend(figure, {name: KNOWN[name] for name in names}, 3)
     figure.draw_without_rendering()

@@ -46,7 +46,7 @@ def test_narrow_intervals_are_never_cut(centre, offsets):
         assert not beyond(interval, limits(values, [interval], (0, 100)))
 
 
-def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
+def test_wide_intervals_of_two_seeds_are_cut_and_marked(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.4], "my_gate": [0.34, 0.35]})
     drawing = next(accuracy.draw(load_study(store)))
     (axes,) = drawing.figure.axes
@@ -60,7 +60,7 @@ def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
     assert CUT in drawing.caption
 
 
-def test_three_seeds_that_agree_need_no_cut(lab, store):
+def test_intervals_of_three_similar_seeds_are_not_cut(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.31, 0.32]})
     assert CUT not in next(accuracy.draw(load_study(store))).caption
 

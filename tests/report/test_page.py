@@ -16,7 +16,7 @@ LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"
 
 
 class Page(HTMLParser):
-    """Every element with its attributes, and the text outside of scripts and styles."""
+    """A parser that collects all elements with attributes, and text outside scripts and styles."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_the_summary_names_the_best_and_says_whether_it_is_resolved(page):
     assert "lead not resolved over all other routers" in page.text
 
 
-def test_numbers_carry_their_n(written, page):
+def test_numbers_are_shown_with_their_n(written, page):
     titles = [a.get("title") or "" for tag, a in page.elements if tag == "td"]
     numbers = [a for _, a in page.elements if a.get("class") == "number" and "data-value" in a]
     assert sum(title.startswith("n = ") for title in titles) > 100

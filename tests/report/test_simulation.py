@@ -71,7 +71,7 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(study):
+def test_intervals_cover_the_truth_at_the_stated_rate(study):
     rng, covered, together = np.random.default_rng(1), Counter(), 0
     for _ in range(TIMES):
         one = again(study, TRUTH, rng)

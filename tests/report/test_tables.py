@@ -271,7 +271,7 @@ def test_the_effect_size_of_a_difference_matches_one_worked_out_by_hand(written)
     # Hedges' correction at two degrees of freedom: Γ(1) / (√1 Γ(1/2)).
     assert row["effect_size"].value == pytest.approx(-0.11 / 3 / deviation / sqrt(pi))
     assert row["superiority"].value == 0.0
-    # Against dense 0.80, 0.81, 0.82 all nine pairs are won.
+    # It wins all nine pairs against dense (0.80, 0.81, 0.82).
     over = row_of(written.tables["differences_nulls"], "softmax_token_choice")
     assert over["superiority"].value == 1.0
 

@@ -136,7 +136,7 @@ def describe(router: str = "soft_moe", seed: int = 0, **changes: object) -> dict
 
 @dataclass(frozen=True)
 class Filler:
-    """Fills a store as the engine does."""
+    """A helper that fills a store as the engine does."""
 
     store: Store
     machine: int

@@ -18,7 +18,7 @@ def of_differences(values, *others):
     return noise([values, *others])[0].of_difference(*PAIRS)
 
 
-def test_two_systems_have_the_variance_of_their_differences():
+def test_the_noise_of_two_systems_is_the_variance_of_their_differences():
     (own,) = noise([VALUES[:2]])
     variance, degrees = own.of_difference(np.array([0]), np.array([1]))
     assert variance == pytest.approx(np.var(VALUES[0] - VALUES[1], ddof=1))
@@ -27,7 +27,7 @@ def test_two_systems_have_the_variance_of_their_differences():
 
 
 def test_the_own_estimates_of_three_systems_are_those_of_grubbs():
-    """The variance of one of three instruments: half of s²(ab) + s²(ac) - s²(bc)."""
+    """The variance of one of three instruments is half of s²(ab) + s²(ac) - s²(bc)."""
     values = VALUES[:3]
     (own,) = noise([values])
     between = {(i, j): np.var(values[i] - values[j], ddof=1) for i, j in ((0, 1), (0, 2), (1, 2))}
@@ -86,7 +86,7 @@ def test_own_estimates_count_more_the_more_variances_differ():
     assert shares[0] < 0.3 < 0.7 < shares[-1]
 
 
-def test_a_run_that_failed_costs_its_system_degrees_of_freedom():
+def test_a_failed_run_costs_its_system_degrees_of_freedom():
     values = VALUES.copy()
     values[0, 3] = np.nan
     (own,), (whole,) = noise([values]), noise([VALUES])

@@ -33,7 +33,7 @@ def test_the_noise_floor_matches_one_computed_by_hand():
 
 
 def test_the_noise_floor_covers_95_percent_of_chance_differences():
-    """Floors from 6 differences each, and the means of 6 others of the same kind."""
+    """Floors from 6 differences each are compared with means of 6 other differences."""
     rng = np.random.default_rng(0)
     repeats, n = 4000, 6
     past, future = rng.normal(size=(2, repeats, n))

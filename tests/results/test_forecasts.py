@@ -203,7 +203,7 @@ def test_a_free_worker_takes_the_next_job() -> None:
 def test_a_child_waits_for_its_parent_while_others_go_first() -> None:
     loads = [Load("parent", 3), Load("child", 2, after="parent"), Load("other", 1)]
     assert makespan(loads, 2) == 5  # other at 0, child at 3
-    assert makespan([*loads, Load("more", 4)], 2) == 5  # other and more beside them
+    assert makespan([*loads, Load("more", 4)], 2) == 5  # other and more run alongside
     assert makespan([Load("child", 2, after="done long ago")], 2) == 2
 
 

@@ -73,7 +73,7 @@ def test_the_friedman_test_matches_r_on_rounding_first_base():
     ranked = ranking(FIRST_BASE)
     assert ranked.chi_squared == pytest.approx(11.143, abs=5e-4)
     assert ranked.chi_squared_p == pytest.approx(0.003805, abs=5e-7)
-    # More seconds are a worse time here, but a higher value, so the slowest is first.
+    # More seconds are worse here, but a higher value, so the slowest method comes first.
     assert list(ranked.ranks.index) == ["out", "narrow", "wide"]
 
 

@@ -83,7 +83,7 @@ def test_the_paired_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     assert ours.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9 * scale)
 
 
-def test_intervals_cover_as_often_as_they_say() -> None:
+def test_intervals_cover_the_mean_at_the_stated_rate() -> None:
     generator = np.random.default_rng(0)
     samples = generator.normal(3.0, 2.0, size=(4000, 4))
     covered = 0

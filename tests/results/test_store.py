@@ -45,7 +45,7 @@ def values(store: Store, measurement: int) -> list[float]:
         return list(session.scalars(query.order_by(MetricRow.id)))
 
 
-def test_equal_records_are_one_row(store: Store) -> None:
+def test_equal_records_share_one_row(store: Store) -> None:
     assert store.machine(MACHINE) == store.machine(replace(MACHINE))
     assert store.machine(MACHINE) != store.machine(replace(MACHINE, threads=2))
     assert store.code_version(CODE) == store.code_version(replace(CODE))

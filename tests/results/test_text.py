@@ -60,9 +60,9 @@ def test_a_store_keeps_the_readable_text(filler, description) -> None:
     [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds"), (1200, "1,200 seeds"), (1.0, "1 seed"),
      (0.5, "0.5 seeds"), (100 * 0.003, "0.3 seeds")],
 )  # fmt: skip
-def test_a_number_agrees_with_its_noun(number: float, shown: str) -> None:
+def test_a_noun_agrees_with_its_number(number: float, shown: str) -> None:
     assert counted(number, "seed") == shown
 
 
-def test_an_irregular_plural_is_given() -> None:
+def test_an_irregular_plural_can_be_given() -> None:
     assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]

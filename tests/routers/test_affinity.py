@@ -111,7 +111,7 @@ def test_cosine_has_half_as_many_dimensions_as_outputs():
     assert build_affinity("cosine", 3, 32).projection.shape == (3, 3)
 
 
-def test_the_temperature_stays_above_a_hundredth():
+def test_the_temperature_stays_above_one_hundredth():
     affinity = build_affinity("cosine", 12, 6)
     assert affinity.log_scale.item() == pytest.approx(-math.log(0.3))
     with torch.no_grad():

@@ -222,7 +222,7 @@ def test_the_z_loss_is_refused_without_logits():
 
 
 def looped_similarity(gates: Tensor, inputs: Tensor, same: float, different: float) -> float:
-    """The definition, pair by pair and expert by expert."""
+    """Compute the definition pair by pair and expert by expert."""
     count, experts = gates.shape
     distance = {
         (i, j): float((inputs[i] - inputs[j]).norm()) for i in range(count) for j in range(count)

@@ -90,7 +90,7 @@ def test_sinkhorn_by_hand():
     # Two tokens that both prefer the first expert, by log 3: balance leaves (1/2, 1/2) each.
     even = sinkhorn_plan(torch.tensor([[[math.log(3.0), 0.0], [math.log(3.0), 0.0]]])).plan
     torch.testing.assert_close(even, torch.full((1, 2, 2), 0.5))
-    # exp(L) = [[4, 1], [1, 1]] scales to [[2/3, 1/3], [1/3, 2/3]]: the cross ratio 4 stays.
+    # exp(L) = [[4, 1], [1, 1]] scales to [[2/3, 1/3], [1/3, 2/3]]: the cross ratio remains 4.
     logits = torch.tensor([[[math.log(4.0), 0.0], [0.0, 0.0]]])
     crossed = sinkhorn_plan(logits).plan
     torch.testing.assert_close(crossed, torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]) / 3)

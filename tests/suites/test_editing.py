@@ -30,8 +30,8 @@ class Marked:
     """Two classes and a mark. An image is its class and its mark, each as −1 or 1.
 
     The logits are (−z, z), where z is `answer` of (class, mark, factors (E,)); the gates weigh
-    the experts alike, unless `gates` (E,) says otherwise. `counts` has the images of each subgroup,
-    (class, mark), of a split.
+    the experts equally, unless `gates` (E,) says otherwise. `counts` has the number of images of
+    each subgroup, (class, mark), of a split.
     """
 
     answer: Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -124,7 +124,7 @@ def test_the_normalised_value_is_left_out_if_no_information_is_possible():
 
 
 def test_the_correction_removes_the_plug_in_bias():
-    """The definitions' own example: 0.24 bits at 10⁴ samples, 32 experts, 100 classes."""
+    """The example from the definitions: 0.24 bits at 10⁴ samples, 32 experts, 100 classes."""
     generator = torch.Generator().manual_seed(0)
     experts = torch.randint(32, (10_000,), generator=generator)
     classes = torch.randint(100, (10_000,), generator=generator)

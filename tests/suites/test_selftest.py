@@ -46,7 +46,7 @@ def test_a_missing_metric_is_noticed(monkeypatch):
         self_test()
 
 
-def test_tokens_given_to_the_wrong_images_are_noticed(monkeypatch):
+def test_tokens_assigned_to_the_wrong_images_are_noticed(monkeypatch):
     def transposed(self, weights, images, mask):
         right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images, mask)
 

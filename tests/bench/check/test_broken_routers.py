@@ -71,7 +71,7 @@ class ConstantWeight(SoftmaxTokenChoice):
 
 
 class UnusedParameter(SoftmaxTokenChoice):
-    """A temperature that nothing reads."""
+    """A temperature that is never used."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -111,7 +111,7 @@ class NanOnConstantInput(SoftmaxTokenChoice):
 
 
 class OverflowOnHugeInput(SoftmaxTokenChoice):
-    """A softmax without the subtraction of the largest logit."""
+    """A softmax that does not subtract the largest logit."""
 
     def allocate(self, logits):
         exponentials = logits.exp()
@@ -128,7 +128,7 @@ class OneExpertBreaks(SoftmaxTokenChoice):
 
 
 class RandomInEval(SoftmaxTokenChoice):
-    """Noise that never stops."""
+    """Noise that is added even in evaluation."""
 
     def compute_logits(self, tokens, context):
         return super().compute_logits(tokens, context) + torch.randn(self.num_experts)
@@ -251,7 +251,7 @@ class Transposed(TokenChoiceRouting):
 
 
 class WrongShape(SoftmaxTokenChoice):
-    """An axis in the wrong place."""
+    """An axis in the wrong position."""
 
     def allocate(self, logits):
         capacity = self.capacity(logits, self.top_k)

@@ -36,7 +36,7 @@ def test_built_in_losses_pass(name):
 
 
 class Scaled(Experts):
-    """Each expert multiplies by a vector of its own."""
+    """Each expert multiplies by its own vector."""
 
     def __init__(self, num_experts, replaced, **hyper):
         super().__init__(num_experts, replaced, **hyper)
@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_tensor_is_reported_once():
     assert {result.status for result in report.results[1:]} == {"not run"}
 
 
-def test_a_name_is_found_among_all_kinds():
+def test_a_name_is_looked_up_among_all_kinds_of_components():
     assert find_component("attentive").kind == "router"
     assert find_component("affinity:attentive").kind == "affinity"
     assert find_component("importance").kind == "loss"

@@ -67,7 +67,7 @@ def test_given_options_are_not_varied():
     assert len(settings) > 5
 
 
-def test_a_wrong_request_is_refused():
+def test_an_invalid_request_is_refused():
     with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
         check_router("softmoe")
     with pytest.raises(RequestError, match=r"has no hyper-parameter 'topk'.*did you mean 'top_k'"):
@@ -196,6 +196,6 @@ class Mixture(Router):
 
 
 @pytest.mark.parametrize("target", [AnyNumber, Mixture])
-def test_other_forms_of_routing_pass(target):
+def test_routers_with_other_forms_of_routing_pass(target):
     report = checked(target, "capacity_factor")
     assert report.passed, text(report)

@@ -41,7 +41,7 @@ def test_attributes_are_in_the_order_of_the_images_in_batches():
 
 
 @pytest.mark.parametrize("where", ["memory", "files"])
-def test_the_attribute_is_part_of_the_content(tmp_path, monkeypatch, where):
+def test_the_attribute_is_part_of_the_content_hash(tmp_path, monkeypatch, where):
     monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0 if where == "files" else 2**30)
     images = pixels(GROUPS)
     if where == "files":

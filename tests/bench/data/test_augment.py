@@ -87,6 +87,6 @@ def test_randaugment_does_not_touch_the_global_generators():
 
 
 @pytest.mark.parametrize("text", ["rand-q9", "augmix-m5", "rand-mnine", "rand-m1.5", "rand-tnone"])
-def test_an_unknown_randaugment_is_refused_with_a_valid_one(text):
+def test_an_invalid_randaugment_is_refused_with_a_valid_example(text):
     with pytest.raises(RequestError, match=rf"{text}.*rand-m9-n2-mstd0\.5"):
         augment(randaugment=text)

@@ -72,7 +72,7 @@ def test_pictures_are_converted_to_the_requested_size_and_channels(draw_images, 
     assert (images == expected).flatten(1).all(1).any()
 
 
-def test_the_middle_of_a_wide_picture_is_kept(tmp_path, load):
+def test_wide_pictures_are_cropped_to_their_centre(tmp_path, load):
     for name, value in (("left", 50), ("right", 200)):
         (tmp_path / "train" / name).mkdir(parents=True)
         picture = np.zeros((6, 30), np.uint8)
@@ -129,7 +129,7 @@ class SameTimes:
 
 
 class TestLazily:
-    """Images that do not fit in memory."""
+    """Images that do not fit into memory."""
 
     @pytest.fixture
     def root(self, draw_images, monkeypatch):

@@ -32,7 +32,7 @@ def load_returned() -> Iterator[Callable[[Callable[[], Any]], Any]]:
 
     def load(make: Callable[[], Any], **options: Any) -> Any:
         def read(folder: Path | None) -> RawData:
-            """Whatever the test makes."""
+            """Return whatever the test makes."""
             content: RawData = make()
             return content
 

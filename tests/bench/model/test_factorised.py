@@ -145,7 +145,7 @@ def test_weights_without_levels_apply_to_all_experts(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_expert_is_a_linear_layer(name):
+def test_a_single_expert_equals_a_linear_layer(name):
     experts = make(name, ReplacedLinear(D, 3), num_experts=1)
     (tensor,) = weight_tensors(experts)
     linear = nn.Linear(D, 3).double()

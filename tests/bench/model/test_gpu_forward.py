@@ -38,7 +38,7 @@ SHORT = {
 
 
 class CopyError(AssertionError):
-    """A copy between the host and the device was made."""
+    """An error for copies between the host and the device."""
 
 
 class NoCopies(TorchDispatchMode):

@@ -102,7 +102,7 @@ def vit(options=VIT, **more):
     )
 
 
-def test_routers_and_losses_know_the_parameters():
+def test_routers_and_losses_know_the_parameters_of_each_expert():
     model = vit()
     with forward_pass(model) as routings:
         model(torch.randn(2, 3, 16, 16))

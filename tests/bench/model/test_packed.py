@@ -54,7 +54,7 @@ def test_flops_count_the_choices_and_not_padded_slots(grouped):
     _, counter, routing = passed("softmax_token_choice")
     choices = routing.experts.numel()
     assert routing.slot_count > choices  # what padding would cost
-    # Two products of 8 by 16 a row, once forward and twice backward, and the gate's.
+    # Two 8 by 16 products per row, once forward and twice backward, and those of the gate.
     experts = 3 * 2 * 2 * choices * 8 * 16
     combining = 2 * 2 * choices * 8
     gate = 3 * 2 * 3 * 16 * 8 * 4

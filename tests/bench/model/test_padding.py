@@ -28,7 +28,7 @@ MASKS = {
     "anywhere": [0, 1, 1, 0, 1, 1, 1, 1],
 }
 OPTIONS = {"capacity_factor": 0.7, "top_k": 2, "num_slots": 2, "noise_std": 1.0}
-# A position is that among the real tokens; one slot of experts with parameters is one of them.
+# A position counts real tokens only; one slot of experts with parameters is one of them.
 spans = {name for name in ROUTED if ROUTERS.get(name).target.spans_batch}
 
 
@@ -123,7 +123,7 @@ def test_real_tokens_are_routed_as_if_there_were_no_padding(name, images, traini
 
 
 @pytest.mark.parametrize("name", ROUTED)
-def test_losses_are_those_without_padding(name):
+def test_losses_equal_those_without_padding(name):
     x, mask = tokens(3), masks(3)
     routings = [
         run(fresh(name, True), *batch_in)[1] for batch_in in ((x, mask), (stripped(x, mask),))

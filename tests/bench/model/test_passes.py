@@ -225,7 +225,7 @@ def test_a_checkpoint_inside_another_is_refused():
         gradients(model)
 
 
-def test_a_layer_that_ran_twice_is_not_repeated_wrongly():
+def test_repeating_a_layer_that_ran_twice_is_refused():
     layer = model_of(noise_std=4.0).blocks[1].mlp
     x = torch.randn(2, 17, 12, dtype=torch.float64, requires_grad=True)
     with forward_pass(layer, generator=torch.Generator()) as routings:

@@ -80,7 +80,7 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_activation_is_kept_with_its_settings(activation, bias):
+def test_an_mlps_activation_is_kept_with_its_settings(activation, bias):
     assert_replaced_exactly(Mlp(WIDTH, HIDDEN, act_layer=activation, bias=bias))
 
 

@@ -38,7 +38,7 @@ def test_a_tuning_trains_each_router_equally_often_and_keeps_the_best(
         "dense": (3, 3),
     }
     rows = trials_frame(store, "t").set_index("trial")
-    assert list(rows["seed"].unique()) == [SEED]  # that no training of a study has
+    assert list(rows["seed"].unique()) == [SEED]  # which no training of a study has
     for name, each in result.items():
         assert each.best == max(value for value in each.values if value is not None)
         assert rows.loc[each.training, "router"] == name
@@ -169,7 +169,7 @@ def test_a_worker_stops_a_training_on_request(store, datasets, tmp_path) -> None
     rows = trials_frame(store, "t")
     pruned = rows[rows["status"] == "pruned"]
     assert len(pruned) <= result.pruned  # its process may have finished before the request arrived
-    for trial in pruned["trial"]:  # nothing is kept to go on from
+    for trial in pruned["trial"]:  # no state is kept to resume from
         assert not (tmp_path / "trials" / trial[:16] / "resume.safetensors").exists()
     assert (result.trials, result.done + result.pruned) == (9, 9)
     # Workers stop the same trainings as the executor in this process.
