@@ -1,9 +1,9 @@
-"""What every test shares, so that results depend on neither the machine nor the shell.
+"""Shared setup of all tests, which makes results independent of the machine and the shell.
 
-One thread, however many cores there are; the usual signals, since what a shell starts in the
-background ignores Ctrl-C, and so would every process that a test starts; and a temporary folder of
-each test process's own, in which the locks of devices lie, so that tests wait neither for each
-other nor for a run of the user's.
+It sets one thread, whatever the number of cores; the usual signal handlers, since a shell makes
+background jobs ignore Ctrl-C, and their child processes inherit that; and a temporary folder for
+each test process, which contains the device locks, so that tests wait neither for each other nor
+for one of the user's runs.
 """
 
 import io
@@ -29,9 +29,9 @@ from sqlalchemy import Engine, event
 from bench.cli import main
 
 torch.set_num_threads(1)
-os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` stays
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` remains
 tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="bench-tests-")
-# After multiprocessing has removed what it keeps there, at the priority -100.
+# After multiprocessing has removed its own files there, at priority -100.
 Finalize(None, shutil.rmtree, (tempfile.tempdir,), {"ignore_errors": True}, exitpriority=-200)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -42,23 +42,23 @@ LONG = (
     *("report/test_simulation.py", "report/test_claims_simulated.py", "suites/", "tools/"),
     *("bench/model/test_gpu_forward.py", "bench/test_locks.py", "bench/test_ranks.py"),
 )
-"""Where files begin that take more than a minute, and what waits most of its time."""
+"""Prefixes of files that take more than a minute or spend most of their time waiting."""
 
-# A slow machine is not a failing property.
+# A slow machine must not make a property fail.
 hypothesis.settings.register_profile("bench", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("bench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Do long files first: a file goes to one process, and the last one to begin ends the tests."""
+    """Run long files first: a file runs in one process, and a long last one would delay the end."""
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
 
 
 @event.listens_for(Engine, "connect")
 def _wait_for_no_disk(connection: object, _record: object) -> None:
-    """Let SQLite leave to the system when a commit reaches the disk: no test cuts the power.
+    """Let the system decide when SQLite's commits reach the disk: no test cuts the power.
 
-    What the bench starts in processes of their own waits for the disk as it does for its users.
+    Processes that the bench starts still wait for the disk, as they do for users.
     """
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
@@ -66,7 +66,7 @@ def _wait_for_no_disk(connection: object, _record: object) -> None:
 
 @pytest.fixture
 def waits_for_disk() -> Iterator[None]:
-    """Databases are opened as they are for users."""
+    """Open databases as for users, whose commits wait for the disk."""
     event.remove(Engine, "connect", _wait_for_no_disk)
     yield
     event.listen(Engine, "connect", _wait_for_no_disk)
@@ -79,14 +79,14 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _nothing_imported_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A plugin of one test, and what lies beside it, is not found by the next."""
+    """Hide a test's plugin, and the modules beside it, from the next test."""
     with _unloading(tmp_path_factory.getbasetemp()):
         yield
 
 
 @contextmanager
 def _unloading(base: Path) -> Iterator[None]:
-    """A context after which plugins, and modules from a folder, are not loaded any more."""
+    """A context after which plugins, and modules from a folder, are unloaded."""
     modules, path = set(sys.modules), list(sys.path)
     try:
         yield
@@ -100,7 +100,7 @@ def _unloading(base: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`bench(folder, *arguments, status=0)`: a command in a process of its own, with its home."""
+    """`bench(folder, *arguments, status=0)`: run a command in its own process, with its home."""
 
     def run(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -119,7 +119,7 @@ def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @contextmanager
 def _unregistering() -> Iterator[None]:
-    """A context after which no component has a name that it had not before."""
+    """A context after which components registered within it are unregistered."""
     from bench.data import DATASETS
     from bench.model import EXPERTS
     from routers import AFFINITIES, LOSSES, ROUTERS
@@ -137,7 +137,7 @@ def _unregistering() -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """A context in a folder, with the home in it, of which nothing stays in this process."""
+    """A context in a folder that contains the home; it leaves no trace in this process."""
     with chdir(folder), pytest.MonkeyPatch.context() as patch, _unregistering(), _unloading(folder):
         patch.setenv("BENCH_HOME", str(folder / "runs"))
         yield
@@ -145,9 +145,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A command as `bench` gives it, run in this process, which has loaded torch already.
+    """Like `bench`, but in this process, which has already loaded torch.
 
-    What a command that runs in workers trains, it trains in processes of their own all the same.
+    A command that runs in workers still trains in separate processes.
     """
 
     def run(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

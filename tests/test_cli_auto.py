@@ -19,7 +19,7 @@ ROUTERS = ("soft_moe", "dense")
 
 
 def here(*arguments: str, status: int = 0) -> None:
-    """A command in this process."""
+    """Run a command in this process."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == status
@@ -27,7 +27,7 @@ def here(*arguments: str, status: int = 0) -> None:
 
 @pytest.fixture
 def asked(tmp_path: Path) -> list[str]:
-    """A preset of ones own of short trainings, its routers, a home, and no processes."""
+    """Options for a custom preset of short trainings, its routers, a home, and no processes."""
     smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "parts", "suites"})
     own = {**smoke, "train": {**smoke["train"], "epochs": 0.1}, "suites": {"accuracy": {}}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(own | {"seeds": 1}))
@@ -55,7 +55,9 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
         study = load_study(store, "short")
     taken, decided = int(analyses[-1][0]), int(analyses[-1][1])
     assert sorted(study.trials["seed"].unique()) == list(range(taken))
-    assert study.trials.groupby("router").size().nunique() == 1, "all routers have the same seeds"
+    assert study.trials.groupby("router").size().nunique() == 1, (
+        "all routers must have the same seeds"
+    )
     assert study.record.request["sequential"] == {
         "resolve": 0.0,
         "looks": 2,
@@ -84,17 +86,19 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     with open_store(tmp_path / "runs" / "bench.db") as store:
         later = load_study(store, "short")
     assert later.record.request["sequential"] == study.record.request["sequential"]
-    assert later.planned_analyses == 2, "tests of results that were looked at stay held to it"
+    assert later.planned_analyses == 2, (
+        "tests of results seen in an interim analysis stay corrected for it"
+    )
 
 
-def test_a_large_difference_to_resolve_ends_at_the_first_look(asked, tmp_path, capsys) -> None:
+def test_a_large_difference_to_resolve_ends_at_the_first_analysis(asked, tmp_path, capsys) -> None:
     here("run", *asked, "--seeds", "auto", "--resolve", "100", "--no-report")
     assert "3 seeds: 1 of 1 differences decided; that is all" in capsys.readouterr().out
     with open_store(tmp_path / "runs" / "bench.db") as store:
         assert len(load_study(store, "short").trials) == 6
 
 
-def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> None:
+def test_aa_trains_each_router_again_as_its_own_control(asked, tmp_path, capsys) -> None:
     here("plan", *asked, "--seeds", "2", "--aa")
     rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     assert {"soft_moe", "dense", "soft_moe (twin)"} <= {row.strip() for row in rows}
@@ -123,7 +127,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
         ("--seeds auto --routers dense", "'dense' is the only one"),
     ],
 )
-def test_what_cannot_be_asked_is_one_message(arguments, message, asked, tmp_path, capsys) -> None:
+def test_an_impossible_request_is_one_message(arguments, message, asked, tmp_path, capsys) -> None:
     here("run", *asked, *arguments.split(), status=2)
     out, err = capsys.readouterr()
     assert out == ""

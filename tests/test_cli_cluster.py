@@ -78,7 +78,7 @@ def test_a_wrong_cluster_file_is_refused(
     assert message in refused(capsys, *asked, str(file))
 
 
-def test_a_wrong_section_of_a_preset_names_the_nearest_key(
+def test_a_wrong_cluster_section_of_a_preset_names_the_nearest_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = tmp_path / "mine.yaml"
@@ -89,7 +89,7 @@ def test_a_wrong_section_of_a_preset_names_the_nearest_key(
     )
 
 
-def test_what_is_asked_of_a_cluster_is_part_of_no_stored_request(tmp_path: Path) -> None:
+def test_cluster_settings_are_not_part_of_stored_requests(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("description: mine\ncluster: {partition: gpu, gpus: 2}\n")
     loaded = load_preset(str(preset))
@@ -120,7 +120,7 @@ def test_stop_names_the_nearest_study(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "did you mean 'tiny'?" in refused(capsys, "stop", "tinyy", "--home", str(tmp_path))
 
 
-def test_stop_of_a_study_that_nobody_works_on_says_so(
+def test_stop_says_if_nobody_works_on_the_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_store(tmp_path / "bench.db") as store:
@@ -132,7 +132,7 @@ def test_stop_of_a_study_that_nobody_works_on_says_so(
     assert capsys.readouterr().out == "nothing is running for study tiny\n"
 
 
-def test_stop_names_runs_of_other_machines_whatever_array_there_was_before(
+def test_stop_names_runs_on_other_machines_despite_an_old_array(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cluster").mkdir()
@@ -149,7 +149,7 @@ def test_stop_names_runs_of_other_machines_whatever_array_there_was_before(
 
 @pytest.fixture
 def left_alone(tmp_path: Path) -> Iterator[None]:
-    """No worker of an array outlives its test."""
+    """Ensure that no worker of an array outlives its test."""
     yield
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or ())
@@ -167,10 +167,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_a_local_array_does_a_study_and_a_second_time_reuses_it(
+def test_a_local_array_does_a_study_and_reuses_it_the_second_time(
     tmp_path: Path, bench, in_process
 ) -> None:
-    (tmp_path / "results.py").write_text("raise ImportError")  # a user's own, of the same name
+    (tmp_path / "results.py").write_text("raise ImportError")  # a user's own file of the same name
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("setup: [export SEEN=1]\n")
     asked = [*SMALL, "--set", "train.epochs=0.2", "--executor", "local", "--workers", "2"]
@@ -227,7 +227,7 @@ def test_an_array_adds_seeds_until_all_is_decided(tmp_path: Path, bench, in_proc
 
 
 @pytest.mark.slow
-def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, in_process) -> None:
+def test_stop_makes_a_run_on_this_machine_stop_early(tmp_path: Path, in_process) -> None:
     asked = [*SMALL, "--set", "train.epochs=5000", "--home", "runs", "--no-report"]
     command = [sys.executable, str(ROOT / "bench.py"), *asked]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -251,7 +251,9 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, in_process) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench, in_process) -> None:
+def test_tuning_in_an_array_gives_the_result_of_one_process(
+    tmp_path: Path, bench, in_process
+) -> None:
     asked = ["tune", "--preset", "smoke", "--routers", "soft_moe,dense", "--trials", "3"]
     asked += ["--seeds", "1", "--set", "train.epochs=0.2"]
     together, alone = tmp_path / "together", tmp_path / "alone"
@@ -269,9 +271,7 @@ def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench, in_process) -
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_a_closed_display_is_opened_again_and_stop_ends_the_array(
-    tmp_path: Path, bench, in_process
-) -> None:
+def test_an_array_survives_its_display_and_stop_ends_it(tmp_path: Path, bench, in_process) -> None:
     long = yaml.safe_load((ROOT / "suites/presets/smoke.yaml").read_text())
     (tmp_path / "long.yaml").write_text(
         yaml.safe_dump({**long, "train": {**long["train"], "epochs": 5000}})

@@ -1,4 +1,4 @@
-"""Two requests into one study that differ in a setting, as a user types them."""
+"""Two requests for one study that differ in a setting, as a user types them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def bench(home: Path, *arguments: str) -> None:
     ("setting", "first", "second"),
     [("router.capacity_factor", "1.0", "2.0"), ("train.losses.importance", "0.01", "0.1")],
 )
-def test_a_router_is_told_at_the_value_that_it_was_trained_at(
+def test_a_router_is_listed_with_the_setting_that_it_was_trained_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, first: str, second: str
 ) -> None:
     bench(tmp_path, *QUICK, *FIRST)

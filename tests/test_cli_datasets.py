@@ -1,4 +1,4 @@
-"""A data set of a user's own, from one file: listed, shown, checked, trained on, reported."""
+"""A user's own data set from one file: listed, shown, checked, trained on, reported."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ QUICK = [
 
 
 def output_of(in_process, folder: Path, *arguments: str, status: int = 0) -> str:
-    """Run a command with the user's file; returns what it prints."""
+    """Run a command with the user's file; return what it prints."""
     done = in_process(folder, *arguments, "--plugin", "bars.py", status=status)
     return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the user's file."""
+    """A folder that contains the user's file."""
     made = tmp_path_factory.mktemp("user")
     (made / "bars.py").write_text(PLUGIN)
     return made
 
 
-def test_it_is_listed_and_has_a_card(folder: Path, in_process) -> None:
+def test_a_users_data_set_is_listed_and_has_a_card(folder: Path, in_process) -> None:
     listed = output_of(in_process, folder, "list", "datasets")
     assert "dataset: mine\n  bars_of_the_test\n    Bars that lie or stand, in noise." in listed
     assert "fashion_mnist_mini" in listed
@@ -74,7 +74,7 @@ def test_it_is_listed_and_has_a_card(folder: Path, in_process) -> None:
     assert str(folder / "bars.py") in card
 
 
-def test_it_is_checked(folder: Path, in_process) -> None:
+def test_a_users_data_set_is_checked(folder: Path, in_process) -> None:
     passed = output_of(in_process, folder, "check", "dataset:bars_of_the_test")
     assert "train 144, val 16, test 40" in passed
     assert "bars_of_the_test passes" in passed
@@ -88,7 +88,7 @@ def test_it_is_checked(folder: Path, in_process) -> None:
     assert 'bars.py:32: return np.load(folder / "bars.npy") — TypeError' in crashed
 
 
-def test_it_is_trained_on_stored_and_reported(folder: Path, in_process) -> None:
+def test_a_users_data_set_is_trained_on_stored_and_reported(folder: Path, in_process) -> None:
     output = output_of(in_process, folder, "run", "accuracy", *QUICK)
     assert "2 trained, 2 measured" in output
     with open_store(folder / "runs" / "bench.db") as store:
@@ -99,7 +99,9 @@ def test_it_is_trained_on_stored_and_reported(folder: Path, in_process) -> None:
     assert "bars_of_the_test" in page
 
 
-def test_what_it_holds_decides_whether_a_trial_is_reused(folder: Path, in_process) -> None:
+def test_the_content_of_a_data_set_decides_whether_a_trial_is_reused(
+    folder: Path, in_process
+) -> None:
     output_of(in_process, folder, "run", "accuracy", *QUICK)
     assert "2 reused: " in output_of(in_process, folder, "plan", "accuracy", *QUICK)
     plugin = folder / "bars.py"
@@ -111,7 +113,7 @@ def test_what_it_holds_decides_whether_a_trial_is_reused(folder: Path, in_proces
     assert "2 reused: " not in planned
 
 
-def test_a_function_that_fails_is_told_with_its_line(folder: Path, in_process) -> None:
+def test_a_function_that_fails_is_reported_with_its_line(folder: Path, in_process) -> None:
     broken = ("--set", "data.name=broken_bars_of_the_test")
     message = output_of(in_process, folder, "run", *QUICK[:4], *broken, status=2)
     assert "error: data set 'broken_bars_of_the_test' cannot be read: " in message

@@ -1,4 +1,4 @@
-"""`db merge` and `db verify` as a user types them, of databases that two small runs have made."""
+"""`db merge` and `db verify` as a user types them, on databases of two small runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THREE = ["--routers", "dense,soft_moe,random", "--seeds", "1"]
 
 @pytest.fixture(scope="module")
 def run(in_process) -> Callable[..., str]:
-    """`run(folder, *arguments, threads=1, status=0)`: what a command prints, its home there."""
+    """`run(folder, *arguments, threads=1, status=0)`: a command's output, with its home there."""
 
     def printed(folder: Path, *arguments: str, threads: int = 1, status: int = 0) -> str:
         torch.set_num_threads(threads)
@@ -43,7 +43,7 @@ def run(in_process) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, run) -> tuple[Path, Path]:
-    """Two homes; the number of threads makes them two machines. Both have trained `dense`."""
+    """Two homes that both trained `dense`, on two machines: their numbers of threads differ."""
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     for threads, (folder, router) in enumerate(zip(folders, ["soft_moe", "random"], strict=True)):
         request = [*SUITES, *QUICK, "--routers", f"dense,{router}", "--seeds", "1"]
@@ -75,7 +75,7 @@ def test_a_merged_database_is_reported_reused_and_merged_again(nodes, run, tmp_p
     assert "random" in page
     assert "report:" in report
     run(tmp_path, "report", "--check", "paper")
-    # A suite that is new needs the weights, which have come along.
+    # A new suite needs the weights, which were merged too.
     output = run(tmp_path, "run", "accuracy", "fewshot", *QUICK, *THREE)
     assert "The latest run: 3 reused, 3 measured" in output
     assert "nothing is wrong" in run(tmp_path, "db", "verify")
@@ -86,8 +86,8 @@ def test_a_merged_database_is_reported_reused_and_merged_again(nodes, run, tmp_p
     assert "1 fault; nothing was changed" in output
 
 
-def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, run, tmp_path: Path) -> None:
-    """A home with results of its own, whose weights of `dense` are others than those merged in."""
+def test_a_second_machine_continues_after_merging_the_first(nodes, run, tmp_path: Path) -> None:
+    """Its home has its own results, and weights of `dense` that differ from the merged ones."""
     home = tmp_path / "runs"
     shutil.copytree(nodes[0] / "runs", home)
     run(tmp_path, "db", "merge", str(nodes[1] / "runs" / "bench.db"))
@@ -99,8 +99,8 @@ def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, run, tmp_
     assert sorted(frame["router"]) == ["dense", "random", "soft_moe"]
 
 
-def test_run_tuned_needs_the_merged_database_alone(run, tmp_path: Path) -> None:
-    """Two machines tune a router each; what both have tried comes along from their `tuning.db`."""
+def test_run_tuned_needs_only_the_merged_database(run, tmp_path: Path) -> None:
+    """Two machines tune one router each; all their trials are merged from their `tuning.db`."""
     quick = ["--preset", "smoke", "--set", "train.epochs=0.2"]
     nodes, best = {name: tmp_path / name for name in ("dense", "soft_moe")}, {}
     for router, node in nodes.items():

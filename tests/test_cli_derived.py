@@ -18,7 +18,7 @@ PARENT = "softmax_token_choice"
 
 
 def here(*arguments: str) -> None:
-    """A command in this process."""
+    """Run a command in this process."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == 0
@@ -26,7 +26,7 @@ def here(*arguments: str) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> list[str]:
-    """A preset of ones own whose second part distils the first, and a home."""
+    """Options for a custom preset whose second part distils the first, and a home."""
     smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "routers", "suites"})
     distilled = {
         "routers": [PARENT],
@@ -44,7 +44,7 @@ def place(tmp_path: Path) -> list[str]:
     return ["--home", str(tmp_path / "runs")]
 
 
-def test_a_study_with_derived_trials_from_plan_to_report(place, tmp_path, capsys) -> None:
+def test_a_study_with_derived_trials_works_from_plan_to_report(place, tmp_path, capsys) -> None:
     asked = ["--preset", str(tmp_path / "gates.yaml"), *place]
     here("plan", *asked, "--jobs", "0")
     planned = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_a_study_with_derived_trials_from_plan_to_report(place, tmp_path, capsys
         assert condition in report
 
 
-def test_a_child_alone_is_trained_with_its_parent(place, tmp_path, capsys) -> None:
+def test_requesting_a_child_alone_trains_its_parent_too(place, tmp_path, capsys) -> None:
     asked = ["--preset", str(tmp_path / "gates.yaml"), *place]
     here("plan", *asked, "--routers", PARENT, "--set", "train.losses={}", "--jobs", "0")
     assert "gates: 2 trials" in capsys.readouterr().out

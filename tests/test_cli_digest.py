@@ -1,4 +1,4 @@
-"""The digest, from a database that was filled as a run fills it; and who is told of it."""
+"""The digest of a study, from a database filled as a run fills it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UGLY = "RuntimeError: \x1b[31mbad\x1b[0m thing\nsecond line"
 
 
 class Night:
-    """A study whose runs are told trial by trial."""
+    """A study whose runs a test makes up trial by trial."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -94,12 +94,12 @@ def night(tmp_path: Path) -> Night:
 
 
 def part(text: str, first: str) -> list[str]:
-    """The lines of the paragraph that starts so."""
+    """Return the lines of the paragraph that starts with this text."""
     (paragraph,) = (each for each in text.split("\n\n") if each.startswith(first))
     return paragraph.splitlines()
 
 
-def test_what_was_known_of_a_trial_of_two_machines_is_one_value(night: Night) -> None:
+def test_a_trial_measured_on_two_machines_counts_as_one_value(night: Night) -> None:
     night.trial("a", 0, 0.90)
     night.machine = night.store.machine(replace(MACHINE, name="node2"))
     night.trial("a", 0, 0.80)
@@ -108,7 +108,7 @@ def test_what_was_known_of_a_trial_of_two_machines_is_one_value(night: Night) ->
     assert "before the latest run: a: 80.0 (n = 1)" in night.digest()
 
 
-def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) -> None:
+def test_the_best_is_shown_with_its_interval_and_the_runner_up(night: Night) -> None:
     run = night.run()
     for seed, (a, b) in enumerate([(0.80, 0.70), (0.82, 0.71)]):
         night.trial("a", seed, a, load_cv=0.4)
@@ -116,14 +116,14 @@ def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) ->
         night.trial("even", seed, 0.10, load_cv=0.0, constant=True)
     night.store.finish_run(run)
     lines = part(night.digest(), "Best by each suite's main metric")
-    # Two values 2 and 1 points apart: 12.706 standard errors of 1 and of 0.5 points.
+    # Two values 2 and 1 points apart: 12.706 standard errors of 1 and 0.5 points.
     assert lines[1:4] == [
         "  accuracy: top1 in % ↑",
         "    a: 81.0 (68.3 to 93.7, n = 2)",
-        # Seed by seed 10 and 11 points: t = 21 with one degree of freedom.
+        # Paired by seed, 10 and 11 points: t = 21 with one degree of freedom.
         "    then b: 70.5 (64.1 to 76.9, n = 2)",
     ]
-    # What is constant by construction is no merit.
+    # A value that is constant by construction is no achievement.
     assert lines[4:] == [
         "  balance: load_cv in % ↓",
         "    b: 30.0 (30.0 to 30.0, n = 2)",
@@ -144,7 +144,7 @@ def test_a_lead_within_the_noise_is_not_resolved(night: Night) -> None:
     assert "lead not resolved (p = 0." in " ".join(lines[3:5])
 
 
-def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
+def test_leads_are_not_resolved_for_one_seed_or_equal_values(night: Night) -> None:
     run = night.run()
     night.trial("a", 0, 0.8)
     night.trial("b", 0, 0.7)
@@ -154,7 +154,7 @@ def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
     assert lines[6] == "    1 more with the same value: b"
 
 
-def test_the_lead_is_over_what_was_trained_alike(night: Night) -> None:
+def test_the_lead_compares_routers_trained_under_the_same_conditions(night: Night) -> None:
     run = night.run()
     for router, factor, top1 in (("a", 1.0, 0.8), ("a", 2.0, 0.7), ("b", 2.0, 0.6)):
         night.trial(router, 0, top1, capacity_factor=factor)
@@ -170,7 +170,7 @@ def test_the_lead_is_over_what_was_trained_alike(night: Night) -> None:
     assert lines[3] == "    then dense: 10.0 (n = 1); lead not resolved: no test of one seed"
 
 
-def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None:
+def test_results_of_the_latest_run_are_set_apart_from_earlier_ones(night: Night) -> None:
     run = night.run()
     night.trial("old", 0, 0.7)
     night.failed("broken")
@@ -196,7 +196,7 @@ def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None
     assert "finished" in night.digest()
 
 
-def test_what_is_of_older_code_than_the_rest_is_said_so(night: Night) -> None:
+def test_results_of_older_code_than_the_rest_are_marked(night: Night) -> None:
     run = night.run()
     night.trial("a", 0, 0.8)
     assert "older" not in night.digest()
@@ -208,7 +208,7 @@ def test_what_is_of_older_code_than_the_rest_is_said_so(night: Night) -> None:
     )
 
 
-def test_a_failed_measurement_is_a_failure(night: Night) -> None:
+def test_a_failed_measurement_counts_as_a_failure(night: Night) -> None:
     run = night.run()
     night.trial("a", 0, 0.8)
     attempt = night.store.last_attempt("a-0".ljust(64, "x"))
@@ -221,7 +221,7 @@ def test_a_failed_measurement_is_a_failure(night: Night) -> None:
     assert "  a, seed 0: entropy failed: ValueError: no" in night.digest().splitlines()
 
 
-def test_a_long_list_of_failures_is_cut(night: Night) -> None:
+def test_a_long_list_of_failures_is_truncated(night: Night) -> None:
     for seed in range(25):
         night.failed("broken", seed)
     text = night.digest()
@@ -229,7 +229,7 @@ def test_a_long_list_of_failures_is_cut(night: Night) -> None:
     assert "  and 5 more: see `status`" in text
 
 
-def test_it_is_80_columns_of_plain_text_and_names_the_report(night: Night) -> None:
+def test_the_digest_is_plain_text_in_80_columns_and_names_the_report(night: Night) -> None:
     run = night.run()
     long = "sparsity_constrained_expert_choice"
     night.trial(long, 0, 0.8)

@@ -1,4 +1,4 @@
-"""Output that cannot be shown: characters without a code, and a pipe that nobody reads."""
+"""Output that cannot be shown: unencodable characters, and a pipe that nobody reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Talks(Router):
 
 
 def started(home: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
-    """A command in a process of its own, whose output is read as bytes."""
+    """Start a command in its own process, with its output read as bytes."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "bench.py"), *arguments],
         cwd=home,
@@ -45,7 +45,7 @@ def started(home: Path, environment: dict[str, str], *arguments: str) -> subproc
 
 
 def said(home: Path, environment: dict[str, str], *arguments: str) -> str:
-    """Return what a command says in ASCII; its exit status is 0."""
+    """Return what a command that must succeed prints in an ASCII locale."""
     process = started(home, environment, *arguments)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output.decode(errors="replace")
@@ -54,7 +54,7 @@ def said(home: Path, environment: dict[str, str], *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a run was made whose output and files had an ASCII locale."""
+    """A folder in which a run was made under an ASCII locale."""
     folder = tmp_path_factory.mktemp("ascii")
     (folder / "talks.py").write_text(PLUGIN, encoding="utf-8")
     text = said(folder, ASCII | BARE_LOCALE, *RUN)
@@ -80,7 +80,9 @@ def test_a_run_writes_its_report_and_logs_in_utf_8(home: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_no_command_stumbles_over_a_character(home: Path, arguments: list[str]) -> None:
+def test_no_command_fails_on_a_character_without_ascii_code(
+    home: Path, arguments: list[str]
+) -> None:
     assert "?" in said(home, ASCII, *arguments)
 
 

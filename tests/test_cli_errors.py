@@ -1,4 +1,4 @@
-"""A wrong request is one message on stderr with the nearest right thing, and exit status 2."""
+"""A wrong request gives one message on stderr with the nearest valid name, and status 2."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_wrong_request_is_one_message(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_plugin_that_cannot_be_imported_is_reported_with_its_own_line(
+def test_a_plugin_that_cannot_be_imported_is_reported_with_the_failing_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = tmp_path / "broken_plugin.py"
@@ -87,7 +87,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def planned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., str]:
-    """What `plan` says on stderr where reading the preset raises an error."""
+    """Return the stderr of `plan` when reading the preset raises an error."""
 
     def plan(error: Exception, *options: str, status: int) -> str:
         def surprise(*_: object) -> None:
@@ -103,7 +103,7 @@ def planned(
 
 
 def kept_in(message: str) -> Path:
-    """The file of the traceback that a message names."""
+    """Return the traceback file that a message names."""
     matched = re.fullmatch(
         "error: this is a bug in the bench, not a mistake in your request: KeyError: 'surprise'; "
         r"traceback in (\S+); --debug prints it\n",
@@ -113,7 +113,7 @@ def kept_in(message: str) -> Path:
     return Path(matched[1])
 
 
-def test_an_error_that_nobody_foresaw_is_the_benchs_own_fault(
+def test_an_unexpected_error_is_logged_as_a_fault_of_the_bench(
     tmp_path: Path, planned: Callable[..., str]
 ) -> None:
     log = kept_in(planned(KeyError("surprise"), "--home", str(tmp_path), status=1))
@@ -121,7 +121,7 @@ def test_an_error_that_nobody_foresaw_is_the_benchs_own_fault(
     assert "raise error\nKeyError: 'surprise'\n" in log.read_text()
 
 
-def test_its_traceback_is_kept_elsewhere_where_the_home_cannot_be_written(
+def test_the_traceback_is_kept_elsewhere_if_the_home_cannot_be_written(
     tmp_path: Path, planned: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
@@ -134,7 +134,9 @@ def test_its_traceback_is_kept_elsewhere_where_the_home_cannot_be_written(
     assert not (tmp_path / "none").exists()
 
 
-def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str]) -> None:
+def test_debug_prints_the_traceback_of_an_unexpected_error(
+    tmp_path: Path, planned: Callable[..., str]
+) -> None:
     printed = planned(KeyError("surprise"), "--home", str(tmp_path), "--debug", status=1)
     assert "raise error\nKeyError: 'surprise'\n" in printed
     kept_in(printed.splitlines(keepends=True)[-1])
@@ -154,7 +156,7 @@ def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str])
         ),
     ],
 )
-def test_an_error_that_was_foreseen_leaves_no_traceback(
+def test_an_expected_error_leaves_no_traceback(
     tmp_path: Path, planned: Callable[..., str], error: Exception, status: int, message: str
 ) -> None:
     printed = planned(error, "--home", str(tmp_path), status=status)
@@ -177,7 +179,7 @@ COMMANDS = [
 ]
 
 
-def test_help_answers_without_heavy_imports() -> None:
+def test_help_needs_no_heavy_imports() -> None:
     script = f"""
 import sys
 from bench.cli import main

@@ -1,4 +1,4 @@
-"""Few-shot transfer in whole commands: what fits is measured, what does not is refused first."""
+"""Few-shot transfer in whole commands: measured if it fits, refused before training if not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole commands that match compute otherwise than by FLOPs, as a user types them."""
+"""Whole commands that match compute by something other than FLOPs, as a user types them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(*arguments: str) -> int | str | None:
 
 
 def facts(home: Path) -> dict[str, dict[str, float]]:
-    """Single numbers of each router's one trial."""
+    """Return the model stats of each router's only trial."""
     with open_store(home / "bench.db") as store:
         metrics = metrics_frame(store)
     rows = metrics[metrics["step"].isna() & metrics["layer"].isna()]
@@ -37,9 +37,7 @@ def facts(home: Path) -> dict[str, dict[str, float]]:
     ("match", "matched", "other"),
     [("step_flops", "step_flops", "params_total"), ("params", "params_total", "step_flops")],
 )
-def test_a_width_is_solved_for_once_and_everything_stands_on_it(
-    match, matched, other, tmp_path, capsys
-):
+def test_a_width_is_solved_for_once_and_used_everywhere(match, matched, other, tmp_path, capsys):
     asked = [*SMALL, "--set", f"compute.match={match}", "--set", "experts.num_experts=2"]
     asked += ["--set", "train.epochs=0.3", "--home", str(tmp_path)]
     assert command("plan", *asked, "--jobs", "0") == 0
@@ -62,7 +60,7 @@ def test_a_width_is_solved_for_once_and_everything_stands_on_it(
         assert set(trials_frame(store, "smoke")["condition"]) == {""}
 
 
-def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
+def test_a_budget_in_seconds_is_spent_reported_and_reused(tmp_path, capsys):
     asked = [*SMALL, "--set", "compute.match=wall_clock", "--set", "compute.seconds=1.5"]
     asked += ["--home", str(tmp_path)]
     assert command("plan", *asked, "--jobs", "0") == 0
@@ -91,7 +89,7 @@ def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
         (["compute.match=flops"], "compute.match = 'flops'"),
     ],
 )
-def test_what_cannot_be_matched_is_refused_in_one_line(settings, message, tmp_path, capsys):
+def test_an_impossible_matching_is_refused_in_one_line(settings, message, tmp_path, capsys):
     options = [part for setting in settings for part in ("--set", setting)]
     assert command("run", *SMALL, *options, "--home", str(tmp_path)) == 2
     printed = capsys.readouterr().err.strip().splitlines()

@@ -18,7 +18,7 @@ ROUTER = "softmax_token_choice"
 
 
 def here(*arguments: str) -> None:
-    """A command in this process."""
+    """Run a command in this process."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == 0
@@ -56,7 +56,10 @@ def test_a_trial_is_pruned_fine_tuned_and_pruned_again(tmp_path: Path, capsys) -
     rows = rows.assign(where=rows["where"].fillna("{}").map(json.loads))
     left = rows[rows.metric == "pruned_top1"]
     sizes = left.groupby("trial")["where"].agg(lambda own: {place["experts"] for place in own})
-    assert sorted(map(sorted, sizes)) == [[1, 2], [1, 2, 4]]  # of one expert nothing is left
+    assert sorted(map(sorted, sizes)) == [
+        [1, 2],
+        [1, 2, 4],
+    ]  # pruning the last expert would leave none
     starts = left["where"].map(lambda place: place.get("reference")).dropna()
     assert set(starts) == {"initial weights", "parent"}
     assert rows[rows.metric == "params_total"]["value"].nunique() == 3

@@ -1,4 +1,4 @@
-"""Requests that contradict themselves or say nothing are refused, each with one line."""
+"""Requests that are contradictory or empty are refused, each with one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMOKE = "run --preset smoke"
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command is refused with."""
+    """Return the one line with which a command is refused."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     out, err = capsys.readouterr()
@@ -78,7 +78,7 @@ def test_a_request_is_refused(
     "name", ["..", ".", "../x", "/etc/x", "a/b", "a b", "-x", ".x", "ä", "x" * 101]
 )
 @pytest.mark.parametrize("command", ["run", "tune", "plan"])
-def test_the_name_of_a_study_is_no_path(
+def test_the_name_of_a_study_must_not_be_a_path(
     command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = [command, "--preset", "smoke", f"--study={name}", "--home", str(tmp_path / "home")]
@@ -88,7 +88,7 @@ def test_the_name_of_a_study_is_no_path(
     assert not (tmp_path / "home").exists()
 
 
-def test_the_nearest_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_suggests_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'my-study' would do" in refused([*SMOKE.split(), "--study", "../my study"], capsys)
 
 
@@ -131,7 +131,7 @@ def test_a_preset_that_contradicts_itself_is_refused(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_preset_is_named_as_a_study_can_be(
+def test_the_name_of_a_preset_must_be_valid_for_a_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "my preset.yaml"
@@ -141,14 +141,14 @@ def test_a_preset_is_named_as_a_study_can_be(
 
 
 def options_of(settings: list[str], sweep: list[str] | None = None) -> dict[str, object]:
-    """The model's options after these settings over those of preset smoke."""
+    """Return the model's options of the preset smoke with these settings."""
     request = asked_for(
         Place(Path("none"), "none", ()), RequestOptions(preset="smoke", set_=settings, sweep=sweep)
     )
     return request.preset.model.options
 
 
-def test_another_model_does_not_have_the_options_of_the_preset() -> None:
+def test_the_presets_model_options_do_not_apply_to_another_model() -> None:
     name = "model.name=deit_tiny_patch16_224"
     assert "depth" in options_of([])
     assert options_of([name]) == {}
@@ -157,7 +157,7 @@ def test_another_model_does_not_have_the_options_of_the_preset() -> None:
     assert options_of(["model.name=vit_tiny_patch16_224"]) == same
 
 
-def test_a_database_in_the_home_folder_makes_no_folder_of_that_name(
+def test_a_tilde_in_the_database_path_is_expanded_and_creates_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -39,7 +39,7 @@ class Mine(Router):
 
 
 def here(*arguments: str, status: int = 0) -> None:
-    """A command in this process."""
+    """Run a command in this process."""
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == status
@@ -47,7 +47,7 @@ def here(*arguments: str, status: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, in_process) -> Path:
-    """Where a quick run has been done, with its output in `output.txt`."""
+    """The home of a finished quick run, with its output in `output.txt`."""
     folder = tmp_path_factory.mktemp("home")
     done = in_process(
         folder, "run", *QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"
@@ -68,7 +68,7 @@ def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
     assert max(len(line) for line in shown if "report" not in line) <= 80
 
 
-def test_the_same_run_again_reuses_everything(home: Path, capsys) -> None:
+def test_repeating_a_run_reuses_everything(home: Path, capsys) -> None:
     request = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
     here("run", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_status_prints_the_digest_that_a_run_ends_with(home: Path, capsys) -> No
     assert output.endswith(digest)
 
 
-def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
+def test_plan_says_what_is_reused_and_what_is_trained(home: Path, capsys) -> None:
     request = [*QUICK, "--routers", "softmax_token_choice,soft_moe", "--seeds", "3"]
     here("plan", *request, "--home", str(home / "runs"), "--jobs", "0")
     output = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
     assert max(map(len, output.splitlines())) <= 80
 
 
-def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -> None:
+def test_plan_in_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -> None:
     here("plan", *QUICK, "--routers", "soft_moe,dense", "--home", str(tmp_path / "runs"))
     output = capsys.readouterr().out
     assert re.search(r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +.* kB +–$", output, re.MULTILINE)
@@ -119,7 +119,7 @@ def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -
     assert not (tmp_path / "runs").exists()
 
 
-def test_plan_where_there_are_too_few_gpus_says_all_but_the_end(
+def test_plan_with_too_few_gpus_says_everything_but_the_finishing_time(
     tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setattr(devices, "gpus", lambda: ("0",))
@@ -135,7 +135,7 @@ def test_plan_where_there_are_too_few_gpus_says_all_but_the_end(
     assert "train.ranks = 2 needs 2 GPUs" in capsys.readouterr().err
 
 
-def test_plan_of_timings_alone_on_an_empty_home_knows_no_finishing_time(tmp_path, capsys) -> None:
+def test_plan_of_timings_alone_in_an_empty_home_knows_no_finishing_time(tmp_path, capsys) -> None:
     here("plan", "--preset", "speed", "--routers", "dense", "--home", str(tmp_path / "runs"))
     assert (
         "finishing time: unknown, throughput never ran on this machine;\n"
@@ -143,7 +143,7 @@ def test_plan_of_timings_alone_on_an_empty_home_knows_no_finishing_time(tmp_path
     ) in capsys.readouterr().out
 
 
-def test_plan_of_another_preset_goes_by_the_rates_of_this_machine(home: Path, capsys) -> None:
+def test_plan_of_another_preset_uses_the_rates_measured_on_this_machine(home: Path, capsys) -> None:
     request = ["--preset", "tiny", "--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "1"]
     here("plan", "accuracy", "editing", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_plan_of_another_preset_goes_by_the_rates_of_this_machine(home: Path, ca
     assert "without editing: not measured on this machine yet\n" in output
 
 
-def test_plan_of_what_is_done_has_nothing_left(home: Path, capsys) -> None:
+def test_plan_of_a_finished_study_has_nothing_left_to_do(home: Path, capsys) -> None:
     request = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"]
     here("plan", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_plan_of_what_is_done_has_nothing_left(home: Path, capsys) -> None:
     assert "finishing time: nothing is left to do" in output
 
 
-def test_plan_works_where_the_preset_cannot_run(tmp_path: Path, capsys) -> None:
+def test_plan_works_even_if_the_preset_cannot_run_here(tmp_path: Path, capsys) -> None:
     asked = ["--routers", "softmax_token_choice", "--seeds", "1", "--home", str(tmp_path / "runs")]
     fixed = ["--set", "model.options.depth=2", "--set", "experts.num_experts=4"]
     here("plan", "--preset", "study", *asked, *fixed)
@@ -189,7 +189,7 @@ def test_why_says_that_a_trial_would_be_reused(home: Path, capsys) -> None:
     assert "CHANGED" not in output
 
 
-def test_report_writes_into_a_folder_of_choice(home: Path, tmp_path: Path, capsys) -> None:
+def test_report_writes_into_a_given_folder(home: Path, tmp_path: Path, capsys) -> None:
     here("report", "--home", str(home / "runs"), "--out", str(tmp_path / "paper"))
     assert (tmp_path / "paper" / "index.html").exists()
     assert str(tmp_path / "paper") in capsys.readouterr().out
@@ -210,7 +210,7 @@ def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, caps
     here("db", "upgrade", "--home", str(home / "runs"))
 
 
-def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
+def test_a_plugin_is_retrained_if_its_helper_changes_but_not_for_a_comment(
     tmp_path: Path,
     bench,
 ) -> None:
@@ -250,9 +250,7 @@ def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys, in_pr
     assert re.search(line, capsys.readouterr().out, re.MULTILINE)
 
 
-def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(
-    tmp_path: Path, in_process
-) -> None:
+def test_timings_taken_under_load_are_repeated_on_request(tmp_path: Path, in_process) -> None:
     quick = [*QUICK, "--set", "suites.throughput.max_load=1000", "--no-report", "--jobs", "0"]
     asked = ["run", "throughput", *quick, "--routers", "dense", "--seeds", "1"]
 

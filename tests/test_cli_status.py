@@ -1,4 +1,4 @@
-"""`status` of a run that goes on, ended, was stopped or died; by real processes."""
+"""`status` of a run that is active, has finished, was stopped or died; with real processes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def trial(store: Store, number: int, router: str, seed: int) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Six trials: one failed, one done, and four that wait."""
+    """A home with six trials: one failed, one done, and four waiting."""
     with open_store(tmp_path / "bench.db") as store:
         machine, code = store.machine(MACHINE), store.code_version(CODE)
         routers = ["soft_moe", "sparsity_constrained_expert_choice", "dense"]
@@ -80,7 +80,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run in a process of its own: it trains trial 2, measures trial 3, ends with its input."""
+    """A run in another process: it trains trial 2, measures trial 3, and ends with its input."""
     process = subprocess.Popen(
         [sys.executable, "-c", OTHER_RUN, str(home / "bench.db")],
         cwd=ROOT,
@@ -112,7 +112,7 @@ def test_a_run_in_another_terminal_is_shown_with_its_workers(
     assert lines[0] == "Study tiny"
     assert re.fullmatch(running, lines[1])
     assert lines[2] == "1 of 6 trials done, 1 running, 1 failed, 3 waiting"
-    # 90 s of trial 2 and 200 or 120 s of the others; the second worker's measurement tells no time.
+    # Trial 2 takes 90 s, the others 200 or 120 s; the second worker's measurement has no forecast.
     assert re.fullmatch(r"\d+ trials/h, ends .*\d\d:\d\d \S+ \(in \d min \d\d s\)", lines[3])
     workers = [line.split() for line in lines[5:8]]
     assert workers[0] == ["seed", "step", "loss", "top-1", "%", "left"]
@@ -149,7 +149,7 @@ def test_workers_of_several_hosts_are_shown_by_host(
     assert max(len(line) for line in lines if str(home) not in line) <= 80
 
 
-def test_what_failed_is_told_with_its_note_and_its_log(
+def test_a_failed_trial_is_shown_with_its_note_and_its_log(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = status(home, capsys)
@@ -158,7 +158,7 @@ def test_what_failed_is_told_with_its_note_and_its_log(
     assert f"  log: {home}/logs/1.log\n" in out
 
 
-def test_a_run_that_was_killed_has_died_and_can_be_resumed(
+def test_a_killed_run_is_shown_as_died_and_can_be_resumed(
     home: Path, other: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other.kill()
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_has_died_and_can_be_resumed(
     assert any(line.startswith("0000000002  sparsity") and "interrupted" in line for line in lines)
 
 
-def test_a_run_that_left_early_was_stopped(
+def test_a_run_that_ended_early_is_shown_as_stopped(
     home: Path, other: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other.communicate()
@@ -180,7 +180,7 @@ def test_a_run_that_left_early_was_stopped(
     assert lines[2] == f"resume with: {COMMAND}"
 
 
-def test_a_run_that_did_everything_has_finished(
+def test_a_run_that_did_everything_is_shown_as_finished(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_store(home / "bench.db") as store:
@@ -194,7 +194,7 @@ def test_a_run_that_did_everything_has_finished(
     assert lines[2] == "5 of 6 trials done, 1 failed"
 
 
-def test_a_database_without_a_run_tells_its_trials_alone(
+def test_a_database_without_a_run_shows_only_its_trials(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = status(home, capsys).splitlines()
@@ -202,7 +202,7 @@ def test_a_database_without_a_run_tells_its_trials_alone(
 
 
 @pytest.mark.slow
-def test_watching_in_a_pipe_prints_how_it_stands_until_the_run_is_over(
+def test_watching_through_a_pipe_prints_the_status_until_the_run_is_over(
     home: Path, other: subprocess.Popen[str]
 ) -> None:
     watching = watch(home)
@@ -216,7 +216,7 @@ def test_watching_in_a_pipe_prints_how_it_stands_until_the_run_is_over(
     assert "\x1b" not in out
 
 
-def test_watching_on_a_terminal_draws_the_board_in_place(
+def test_watching_on_a_terminal_redraws_the_board_in_place(
     home: Path, other: subprocess.Popen[str]
 ) -> None:
     out = StringIO()
@@ -234,7 +234,7 @@ def test_watching_on_a_terminal_draws_the_board_in_place(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_watching_and_is_no_failure(home: Path, other: subprocess.Popen[str]) -> None:
+def test_ctrl_c_ends_watching_without_failure(home: Path, other: subprocess.Popen[str]) -> None:
     watching = watch(home)
     assert watching.stdout is not None
     assert watching.stdout.readline() == "Study tiny\n"

@@ -1,4 +1,4 @@
-"""Suites of a user's own, from one plugin file, in whole commands; the report needs no plugin."""
+"""A user's own suites from one plugin file, in whole commands; the report needs no plugin."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Weights(Suite[LayerSubject]):
 '''
 
 
-def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(
+def test_suites_of_a_plugin_run_and_are_reported_without_the_plugin(
     tmp_path: Path, in_process
 ) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")

@@ -26,7 +26,7 @@ def column(values: dict[Row, list[float]], unit: str = "share") -> Column:
     return Column("accuracy", "top1", unit, "higher", values)
 
 
-def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
+def test_a_cell_shows_the_mean_and_half_the_width_of_its_interval() -> None:
     made = column({Row("a", ANY): [0.70, 0.72], Row("b", ANY): [0.7], Row("c", ANY): [-0.00001]})
     # 2 values 0.02 apart: 12.706 standard errors of 0.01.
     assert made.cell(Row("a", ANY)) == "71.0±12.7"
@@ -37,7 +37,7 @@ def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
     assert made.meaning == "accuracy: top1 in % ↑"
 
 
-def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> None:
+def test_rows_that_belong_to_every_condition_come_first_without_a_heading() -> None:
     made = text_of(
         [
             column(
@@ -53,7 +53,7 @@ def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> No
     assert [line.split()[0] for line in lines] == ["dense", "x=1", "a", "x=2", "b"]
 
 
-def test_each_suite_counts_its_own_seeds() -> None:
+def test_each_suite_shows_its_own_number_of_seeds() -> None:
     rows = {Row("a", ANY): [0.1, 0.2], Row("b", ANY): [0.1, 0.2]}
     fewer = Column("balance", "load_cv", "", "lower", {row: [0.5] for row in rows})
     lines = text_of([column(rows), fewer]).splitlines()
@@ -64,7 +64,7 @@ def test_each_suite_counts_its_own_seeds() -> None:
     assert lines[3].split() == ["a", "15.0±63.5", "0.50"]
 
 
-def test_each_cell_counts_its_seeds_where_they_differ() -> None:
+def test_each_cell_shows_its_number_of_seeds_if_they_differ() -> None:
     unlike = column({Row("a", ANY): [0.1, 0.2], Row("b", Condition((("x", "1"),))): [0.1]})
     alike = Column("balance", "load_cv", "", "lower", {Row("a", ANY): [0.5]})
     lines = text_of([unlike, alike]).splitlines()
@@ -74,7 +74,7 @@ def test_each_cell_counts_its_seeds_where_they_differ() -> None:
 
 
 def standings_frame(suites: dict[str, int]) -> pd.DataFrame:
-    """Main metrics of one router, by suite for as many seeds."""
+    """Return main metrics of one router for that many seeds per suite."""
     metrics = {"accuracy": "top1", "balance": "load_cv", "throughput": "forward_overhead"}
     where = {"throughput": '{"scope": "layer", "shape": "B"}'}
     rows = [(suite, seed) for suite, seeds in suites.items() for seed in range(seeds)]
@@ -100,7 +100,7 @@ def standings_frame(suites: dict[str, int]) -> pd.DataFrame:
     )
 
 
-def test_suites_that_were_not_asked_for_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_suites_that_were_not_requested_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     frame = standings_frame({"accuracy": 8, "balance": 2, "throughput": 1})
     print_standings("study", frame, ["accuracy", "throughput"])
     shown = capsys.readouterr().out
@@ -118,7 +118,9 @@ def test_suites_that_were_not_asked_for_are_left_out(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("others", [3, 2])
 @pytest.mark.parametrize("condition", [ANY, Condition((("router.capacity_factor", "1.0"),))])
 @pytest.mark.parametrize("name", ["balance", "specialization"])
-def test_tables_of_many_suites_fit_a_terminal(others: int, condition: Condition, name: str) -> None:
+def test_tables_of_many_suites_fit_into_a_terminal(
+    others: int, condition: Condition, name: str
+) -> None:
     values = {
         Row(LONGEST, condition): [0.796, 0.812, 0.804],
         Row("a", condition): [0.796, 0.812, 0.804][:others],
@@ -129,11 +131,11 @@ def test_tables_of_many_suites_fit_a_terminal(others: int, condition: Condition,
     assert 2 <= len(parts) <= 4
     for part in parts:
         lines = text_of(part).splitlines()
-        assert len(lines) == 5 + bool(condition), "no cell takes two lines"
+        assert len(lines) == 5 + bool(condition), "no cell must take two lines"
         assert max(map(len, lines)) <= 80
 
 
-def test_numbers_read_as_people_write_them() -> None:
+def test_numbers_are_formatted_as_people_write_them() -> None:
     assert [duration(s) for s in (0.44, 9.96, 59.4, 200, 7500)] == [
         *("0.4 s", "10 s", "59 s", "3 min 20 s", "2 h 05 min"),
     ]
@@ -166,7 +168,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
     assert made.cell(Row("a", ANY)) == "3.00"
 
 
-def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
+def test_a_single_timing_has_the_interval_of_its_repeats() -> None:
     names = ["forward_overhead", "forward_overhead_low", "forward_overhead_high"]
     frame = pd.DataFrame(
         {
@@ -192,7 +194,7 @@ def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
     assert made.cell(Row("a", ANY)) == "1.50"
 
 
-def test_what_is_constant_by_construction_is_known_as_such() -> None:
+def test_values_that_are_constant_by_construction_are_recognised() -> None:
     frame = pd.DataFrame(
         {
             "suite": "balance",

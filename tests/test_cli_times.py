@@ -1,4 +1,4 @@
-"""Times of day: those of this machine's zone, which is named wherever one is shown."""
+"""Times of day are in this machine's time zone, which is named wherever one is shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.execute.context import log
 from results import Run, open_store
 from results.store.leases import this_process
 
-NOW = datetime(2026, 5, 6, 22, 30, tzinfo=UTC)  # in Tokyo it is Thursday
+NOW = datetime(2026, 5, 6, 22, 30, tzinfo=UTC)  # it is Thursday in Tokyo
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +37,13 @@ def _in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (datetime(2026, 1, 1, 22, 42, tzinfo=UTC), "2026-01-02 07:42 JST"),
     ],
 )
-def test_a_time_is_that_of_this_machine_and_says_so(moment: datetime, shown: str) -> None:
+def test_times_are_shown_in_the_machines_time_zone_and_name_it(
+    moment: datetime, shown: str
+) -> None:
     assert clock(moment, NOW) == shown
 
 
-def test_status_and_db_info_tell_the_same_time(
+def test_status_and_db_info_show_the_same_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_store(tmp_path / "bench.db") as store:
@@ -58,6 +60,6 @@ def test_status_and_db_info_tell_the_same_time(
     assert shown == [{f"{ended.finished_at.astimezone():%H:%M} JST"}] * 2
 
 
-def test_a_line_of_a_log_has_its_zone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_name_the_time_zone(capsys: pytest.CaptureFixture[str]) -> None:
     log("step 1")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d JST  step 1\n", capsys.readouterr().out)

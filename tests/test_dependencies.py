@@ -1,4 +1,4 @@
-"""Dependencies between the folders point one way, and so do those between the chapters of bench."""
+"""Dependencies between folders point one way, and so do those between the chapters of bench."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHAPTERS = (
     "tune",
     "cli",
 )
-"""The chapters of bench, from the ground up: each imports only from those before it."""
+"""The chapters of bench, bottom up: each imports only from those before it."""
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for folder in FOLDERS
@@ -42,7 +42,7 @@ MODULES = {
 
 
 def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:
-    """The modules that a file imports; with `at_import`, those alone that it does not import late.
+    """Yield the modules that a file imports; with `at_import`, without those imported late.
 
     What is imported from a package is the module of that name, or else the package.
     """
@@ -61,7 +61,7 @@ def test_a_folder_imports_only_what_it_may(folder):
     files = list((ROOT / folder).rglob("*.py"))
     assert files
     for file in files:
-        # The commands alone know the report.
+        # Only the commands know the report.
         commands = file.is_relative_to(ROOT / "bench" / "cli")
         allowed = MAY_IMPORT[folder] | {folder} | ({"report"} if commands else set())
         tops = {module.partition(".")[0] for module in imports(file)}
@@ -69,7 +69,7 @@ def test_a_folder_imports_only_what_it_may(folder):
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
-def test_every_module_of_bench_lies_in_a_chapter():
+def test_every_module_of_bench_belongs_to_a_chapter():
     lying = {path.relative_to(ROOT / "bench").parts[0] for path in (ROOT / "bench").rglob("*.py")}
     assert lying == {"__init__.py", "environment.py", *CHAPTERS[1:]}
 
@@ -87,7 +87,7 @@ def test_a_chapter_imports_only_from_those_before_it(chapter):
 
 def test_a_chapter_is_imported_as_a_whole():
     late = {"bench.model.timm_models"}  # imports timm, which takes seconds
-    late |= {"bench.data.fashion_mnist_mini"}  # a package of data
+    late |= {"bench.data.fashion_mnist_mini"}  # a package of data files
     for name, file in MODULES.items():
         for imported in set(imports(file)) - late:
             other = chapter_of(imported)
@@ -96,7 +96,7 @@ def test_a_chapter_is_imported_as_a_whole():
 
 
 @pytest.mark.parametrize("folder", sorted(FOLDERS))
-def test_modules_do_not_import_each_other_in_a_circle(folder):
+def test_there_are_no_circular_imports(folder):
     graph = {
         name: {each for each in imports(file, at_import=True) if each in MODULES and each != name}
         for name, file in MODULES.items()
@@ -106,12 +106,12 @@ def test_modules_do_not_import_each_other_in_a_circle(folder):
 
 
 def chapter_of(module: str) -> str | None:
-    """The chapter of bench that a module belongs to."""
+    """Return the chapter of bench that a module belongs to."""
     top, _, rest = module.partition(".")
     return rest.partition(".")[0] or None if top == "bench" else None
 
 
-def test_what_make_setup_installs_has_the_driver_that_tests_reach_postgresql_by():
+def test_make_setup_installs_the_postgresql_driver_that_the_tests_need():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     driver = project["optional-dependencies"]["postgres"]
     assert set(driver) <= set(project["optional-dependencies"]["dev"])

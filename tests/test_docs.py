@@ -1,4 +1,4 @@
-"""The README and docs/ name all that there is, lead somewhere, and work when pasted."""
+"""The README and docs/ are complete, their links resolve, and their examples work when pasted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FOLDERS = ("bench", "docs", "report", "results", "routers", "suites", "tests", "tools")
 NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]*\w/?)*")
-"""A path from the root of the repository, without what ends the sentence."""
+"""A path from the root of the repository, without the punctuation that ends the sentence."""
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 
@@ -59,7 +59,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every command that does something, by its full name."""
+    """Yield the full name of every command that is not a group."""
     if isinstance(command, CommandGroup):
         for key, inner in command.commands.items():
             yield from leaves(inner, f"{name} {key}".strip())
@@ -77,7 +77,7 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_every_command_and_option_stands_in_the_docs(name):
+def test_the_docs_mention_every_command_and_option(name):
     assert re.search(rf"(bench\.py |`){name}\b", TEXT)
     for parameter in LEAVES[name].params:
         for option in parameter.opts:
@@ -85,10 +85,10 @@ def test_every_command_and_option_stands_in_the_docs(name):
                 assert option in TEXT, f"{name} {option}"
 
 
-def test_everything_that_has_a_name_stands_in_the_docs():
+def test_the_docs_mention_every_component_by_name():
     kinds = (ROUTERS, AFFINITIES, EXPERTS, LOSSES, SUITES)
     components = [entry for kind in kinds for entry in kind.entries()]
-    # Plugins of other tests may be registered too.
+    # Plugins of other tests may be registered as well.
     own = ("routers.", "suites.", "bench.")
     names = [c.name for c in components if c.target.__module__.startswith(own)]
     assert len(names) > 30
@@ -97,7 +97,7 @@ def test_everything_that_has_a_name_stands_in_the_docs():
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_line_parses(line):
+def test_every_command_line_in_the_docs_parses(line):
     arguments = shlex.split(line)
     if arguments == ["…"] or "NAME" in arguments:
         return
@@ -108,7 +108,7 @@ def test_every_command_line_parses(line):
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file_and_a_heading(page):
+def test_every_link_points_to_an_existing_file_and_heading(page):
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         if not link.startswith("http"):
             file, _, heading = link.partition("#")
@@ -130,7 +130,7 @@ def test_every_page_is_linked_from_the_readme():
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
-def test_every_file_and_folder_that_a_page_names_is_there(page):
+def test_every_file_and_folder_named_in_the_docs_exists(page):
     text = page.read_text(encoding="utf-8")
     own = set(re.findall(r"Save this as `([\w.]+)`", text))
     for name in NAMED.findall(text):
@@ -140,13 +140,13 @@ def test_every_file_and_folder_that_a_page_names_is_there(page):
 
 
 @pytest.mark.parametrize("text", ["see bench/plan/reuse.py.", "`suites/presets/`", "`routers/`"])
-def test_a_file_or_folder_is_seen_in_a_text(text):
+def test_files_and_folders_are_recognised_in_a_text(text):
     (name,) = NAMED.findall(text)
     assert (ROOT / name).exists()
 
 
 def python(folder: Path, *arguments: str) -> str:
-    """Run Python in a folder, and return what it printed."""
+    """Run Python in a folder and return what it printed."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -156,7 +156,7 @@ def python(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, in_process) -> Path:
-    """A folder in which the README's first example was run, and a small study is named tiny."""
+    """A folder in which the README's first example was run; a small study is named tiny."""
     made = tmp_path_factory.mktemp("reader")
     (router,) = blocks("README.md", "python", "register_router")
     (made / "temperature.py").write_text(router)
@@ -207,7 +207,7 @@ def test_the_data_set_example_works_when_pasted(tmp_path: Path, in_process):
 
 
 @pytest.mark.slow
-def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path, in_process):
+def test_the_examples_of_the_other_components_work_when_pasted(tmp_path: Path, in_process):
     (example,) = blocks("docs/routers.md", "python", "register_affinity")
     (tmp_path / "mine.py").write_text(example)
     for name in ("peak", "experts:shared_scale"):
@@ -231,7 +231,7 @@ def test_the_layer_example_works_when_pasted():
     assert python(ROOT, "-c", example).startswith("tensor([[")
 
 
-def test_the_preset_example_is_a_preset(tmp_path: Path):
+def test_the_preset_example_is_a_valid_preset(tmp_path: Path):
     (example,) = blocks("docs/presets.md", "yaml")
     (tmp_path / "my.yaml").write_text(example)
     specs = trial_specs(load_preset(str(tmp_path / "my.yaml")))

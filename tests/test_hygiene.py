@@ -1,4 +1,4 @@
-"""What is tracked is small, names are the field's own, and the citation fits the package."""
+"""Tracked files are small, names are the field's own, and the citation matches the package."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ import yaml
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 10**6
 LARGE = {Path("bench/data/fashion_mnist_mini/images.npz")}
-"""Data that the bench is delivered with."""
+"""Data that ship with the bench."""
 METAPHORS = {
     *("agenda", "anew", "beside", "course", "crew", "desk", "dismiss", "errand", "errands"),
     *("found", "given", "halving", "handed", "hands", "hear", "journal", "looks", "stretch"),
     *("survey", "tell", "told", "twin", "twins", "words"),
 }
-"""Words that the code once used for what has a name in the field, or for anything at all: no
-identifier has one of them."""
+"""Words that the code once used instead of the field's terms, or for anything at all: no
+identifier may contain one."""
 STORED = {
     ("bench/config/schema.py", "found"): "a key of the descriptions in every database",
     ("bench/config/schema.py", "twin"): "a key of the descriptions in every database",
     ("bench/config/presets.py", "twins"): "a key of the requests in every database",
 }
-"""Identifiers that have one nevertheless, and why: renaming them would orphan stored results."""
+"""Identifiers that contain one nevertheless, with the reason: renaming would orphan results."""
 SHARED_BY_TOPICS = {"found", "words"}
-"""Those that modules of `report` outside its topics may still have."""
+"""Words that modules of `report` outside its topics may still use."""
 PRIVATE = re.compile(r"\b(agenda|anew|crew|desk|errands?|surroundings)\b", re.IGNORECASE)
-"""Those of the words that no text of this project needs in their plain sense."""
+"""The words that no text of this project needs in their plain sense."""
 TEXTS = {".css", ".html", ".jinja", ".js", ".md", ".py", ".toml", ".yaml"}
 SENTENCES = "test_"
-"""How the names of tests begin, which are sentences and so may have any word."""
+"""The prefix of test names, which are sentences and so may contain any word."""
 
 
 def tracked() -> list[Path]:
@@ -72,7 +72,7 @@ def test_the_citation_is_complete_and_of_this_version():
     assert citation["license"] == project["license"]["text"]
 
 
-def test_no_identifier_is_a_private_metaphor():
+def test_no_identifier_uses_a_private_metaphor():
     sources = [file for file in tracked() if file.suffix == ".py" and (ROOT / file).is_file()]
     private = {
         (str(file), name)
@@ -89,7 +89,7 @@ def forbidden_in(file: Path) -> set[str]:
     return METAPHORS - SHARED_BY_TOPICS if shared else METAPHORS
 
 
-def test_no_text_has_a_private_metaphor():
+def test_no_text_uses_a_private_metaphor():
     texts = [
         file
         for file in tracked()
@@ -116,16 +116,16 @@ def test_no_text_has_a_private_metaphor():
         "import queue as desk",
     ],
 )
-def test_a_private_metaphor_is_found_wherever_it_is_defined(source):
+def test_private_metaphors_are_found_in_every_kind_of_definition(source):
     assert any(METAPHORS & split_name(name) for name in defined_in(ast.parse(source)))
 
 
-def test_names_of_other_packages_may_have_any_word():
+def test_names_from_other_packages_may_contain_any_word():
     assert not list(defined_in(ast.parse("study.tell(number, value)")))
 
 
 def defined_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the names that a module defines: those it merely uses may be of other packages."""
+    """Yield the names that a module defines: those it merely uses may come from other packages."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name

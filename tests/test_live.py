@@ -1,4 +1,4 @@
-"""The display of a run while it goes on, on a terminal and in a file."""
+"""The live display of a run, on a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={
 
 
 class RunOfAStudy:
-    """A run of this process as its database has it, and a clock: trials a, b and a second a."""
+    """A run of this process as its database shows it, and a clock: trials a, b and a second a."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, request: Any = None) -> None:
         self.store, self.seconds = store, 0.0
@@ -123,7 +123,7 @@ def drawn(board: Board, room: int = 20) -> list[str]:
     return SEQUENCE.sub("", out.getvalue()).splitlines()
 
 
-def test_trials_are_counted_by_how_they_stand(run: RunOfAStudy) -> None:
+def test_trials_are_counted_by_status(run: RunOfAStudy) -> None:
     earlier, a, b, c = (run.trial(*each) for each in (("d",), ("a",), ("b",), ("a", 1)))
     run.end(run.store.begin_attempt(earlier, *run.made_by, None), "done")
     run.seconds = 1
@@ -139,7 +139,7 @@ def test_trials_are_counted_by_how_they_stand(run: RunOfAStudy) -> None:
     assert run.board().status() == "2 of 4 trials done, 1 diverged, 1 out of memory"
 
 
-def test_the_end_is_learnt_as_it_goes(run: RunOfAStudy) -> None:
+def test_the_remaining_time_is_estimated_from_the_run_itself(run: RunOfAStudy) -> None:
     a, *_ = (run.trial(*each) for each in (("a",), ("b",), ("a", 1)))
     layers = run.layer("a"), run.layer("b")
     run.begin()
@@ -148,7 +148,7 @@ def test_the_end_is_learnt_as_it_goes(run: RunOfAStudy) -> None:
     run.seconds = 30
     run.work_on(a, doing="training", step=10, steps=40, seconds=30.0)
     board = run.board()
-    assert board.left == 90 + 120 + 120  # nothing was measured yet
+    assert board.left == 90 + 120 + 120  # nothing has been measured yet
     assert board.rate == pytest.approx(3600 * 0.25 / 30)
     run.seconds = 100
     run.end(attempt, "done", 100)
@@ -163,22 +163,22 @@ def test_the_end_is_learnt_as_it_goes(run: RunOfAStudy) -> None:
     assert board.layers == (1, 2)
 
 
-def test_earlier_trials_of_the_machine_tell_the_end_of_a_run_that_begins(run: RunOfAStudy) -> None:
+def test_earlier_trials_on_the_machine_give_the_first_estimate(run: RunOfAStudy) -> None:
     earlier, a, b, _ = (run.trial("a", seed) for seed in (7, 0, 1, 2))
     attempt = run.store.begin_attempt(earlier, *run.made_by, None)
     run.end(attempt, "done", 40)
     run.measure("accuracy", 2, attempt_id=attempt)
     run.seconds = 1
     run.begin(jobs=2)
-    assert run.board().left == 84  # two beside each other, then the third
+    assert run.board().left == 84  # two side by side, then the third
     first, _ = run.train(a), run.train(b)
     run.end(first, "done", 10)
     run.release(a)
-    # The two that are left as the run's own first trial, which is still to be measured.
+    # The two that are left count as the run's own first trial, which is still to be measured.
     assert run.board().left == 2 + 10 + 2
 
 
-def test_a_measurement_under_way_is_counted_down(run: RunOfAStudy) -> None:
+def test_an_ongoing_measurement_is_counted_down(run: RunOfAStudy) -> None:
     earlier, a = run.trial("a"), run.trial("a", 1)
     for trial in (earlier, a):
         attempt = run.store.begin_attempt(trial, *run.made_by, None)
@@ -190,11 +190,11 @@ def test_a_measurement_under_way_is_counted_down(run: RunOfAStudy) -> None:
     run.work_on(a, doing="accuracy", since=run.now().timestamp())
     run.seconds += 15
     assert run.board().left == 5
-    run.seconds += 15  # longer than ever before
+    run.seconds += 15  # longer than any before
     assert run.board().left == 0
 
 
-def test_a_worker_says_what_it_does(run: RunOfAStudy) -> None:
+def test_the_board_shows_what_each_worker_does(run: RunOfAStudy) -> None:
     a, b, _ = (run.trial(*each) for each in (("a",), ("b",), ("a", 1)))
     run.begin(jobs=2)
     attempt = run.train(a, step=10, steps=40, loss=1.5, accuracy=0.7, seconds=30.0)
@@ -204,7 +204,7 @@ def test_a_worker_says_what_it_does(run: RunOfAStudy) -> None:
     interrupted = run.train(b)
     board = run.board()
     assert [cells[2] for cells in board.workers] == ["entropy", "training"]
-    assert board.worth == 1  # what is measured is trained
+    assert board.worth == 1  # a trial being measured is already trained
     run.end(interrupted, "interrupted")
     for trial in (a, b):
         run.release(trial)
@@ -213,7 +213,7 @@ def test_a_worker_says_what_it_does(run: RunOfAStudy) -> None:
     assert board.status() == "1 of 3 trials done, 1 interrupted, 1 waiting"
 
 
-def test_trials_that_a_tuning_will_draw_are_waiting(
+def test_trials_that_a_tuning_has_yet_to_draw_count_as_waiting(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunOfAStudy(store, monkeypatch, {"suites": {}, "tuning": {"seed": 0, "trials": 4}})
@@ -227,7 +227,7 @@ def test_trials_that_a_tuning_will_draw_are_waiting(
     assert run.board().status() == "1 of 2 trials done, 1 waiting"
 
 
-def test_what_runs_do_is_read_each_time_and_all_of_a_study_seldom(
+def test_leases_are_read_each_time_and_the_whole_study_only_rarely(
     run: RunOfAStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings, seconds = 0, 100.0
@@ -253,7 +253,7 @@ def test_what_runs_do_is_read_each_time_and_all_of_a_study_seldom(
     assert readings == 2
 
 
-def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
+def test_a_board_fits_into_a_terminal_with_any_number_of_workers() -> None:
     long = f"{LONGEST} experts.num_experts=1024 train.lr=0.001"
     progress = {"step": 120_000, "steps": 464_000, "loss": 12.345, "accuracy": 1.0}
     many = (worker_cells(long, 12, progress, 45_000),) * 50
@@ -277,14 +277,14 @@ def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
     assert re.search(ends, "\n".join(lines))
 
 
-def test_a_study_of_layers_alone_has_no_trials_to_tell_of() -> None:
+def test_a_study_of_layers_alone_shows_no_trials() -> None:
     board = Board({}, 0, (1, 4), None, None, (worker_cells("a", None, {"doing": "speed"}, None),))
     assert board.line(NOW) == "1 of 4 layers"
     assert "25 %" in drawn(board)[1]
 
 
 def steps_of(run: RunOfAStudy) -> Iterator[list[Event]]:
-    """Events of a run, whose database is as far: one trial is done, one fails in colours."""
+    """Yield a run's events and update its database: one trial is done, one fails in colours."""
     ugly = "RuntimeError: \x1b[31mbad\x1b[0m\tthing\nsecond line"
     a, b = Task("a", 0, 1, 3), Task("b", 0, 2, 3)
     rows = run.trial("a"), run.trial("b")
@@ -303,7 +303,7 @@ def steps_of(run: RunOfAStudy) -> Iterator[list[Event]]:
     yield [Measuring(layer, "speed"), Measured(layer, "speed", "done", 3.0), Leaving("Ctrl-C")]
 
 
-def test_in_a_file_there_are_plain_lines(run: RunOfAStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_in_a_file_is_plain_lines(run: RunOfAStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     out, seconds = StringIO(), 1000.0
     monkeypatch.setattr("bench.cli.live.time", SimpleNamespace(monotonic=lambda: seconds))
     with Display(run.store, "tiny", Console(file=out, width=80, highlight=False)) as display:
@@ -327,7 +327,7 @@ def test_in_a_file_there_are_plain_lines(run: RunOfAStudy, monkeypatch: pytest.M
     ]
 
 
-def test_on_a_terminal_what_ended_scrolls_and_the_board_is_below(run: RunOfAStudy) -> None:
+def test_on_a_terminal_finished_trials_scroll_above_the_board(run: RunOfAStudy) -> None:
     out = StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True, highlight=False)
 
@@ -347,7 +347,7 @@ def test_on_a_terminal_what_ended_scrolls_and_the_board_is_below(run: RunOfAStud
     assert not any("training  new" in line for line in shown())
 
 
-def test_a_run_that_finds_everything_done_prints_no_line(run: RunOfAStudy) -> None:
+def test_a_run_with_nothing_left_to_do_prints_no_line(run: RunOfAStudy) -> None:
     out = StringIO()
     with Display(run.store, "tiny", Console(file=out, width=80)) as display:
         display(Begun(0))

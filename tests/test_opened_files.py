@@ -1,4 +1,4 @@
-"""`run` names, once, the files that a plugin reads and that no fingerprint covers."""
+"""`run` warns once about files that a plugin reads but no fingerprint covers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write(file: Path, text: str = "") -> Path:
     return file
 
 
-def test_a_run_names_them_once(tmp_path: Path) -> None:
+def test_a_run_names_uncovered_files_once(tmp_path: Path) -> None:
     plugin = write(tmp_path / "plugin" / "mine.py", PLUGIN)
     read = write(plugin.with_name("read_at_import.txt"), "2")
     path = plugin.parent / "path"
@@ -73,7 +73,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tmp"
 
 
-def test_what_is_covered_installed_temporary_or_the_benchs_own_is_not_named(
+def test_covered_installed_temporary_and_the_benchs_own_files_are_not_named(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = write(tmp_path / "mine" / "mine.py", "import helper")
@@ -96,7 +96,7 @@ def test_what_is_covered_installed_temporary_or_the_benchs_own_is_not_named(
     assert plugins.opened_uncovered([plugin], tmp_path / "mine" / "runs") == [table]
 
 
-def test_a_plugin_among_temporary_files_has_what_lies_beside_it_named(
+def test_files_next_to_a_plugin_in_a_temporary_folder_are_named(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = write(temporary / "mine" / "mine.py")

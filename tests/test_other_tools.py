@@ -1,4 +1,4 @@
-"""Tools of others open what the bench keeps: each test needs its tool, and is skipped without."""
+"""Third-party tools open what the bench stores; each test is skipped without its tool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = ("--preset", "smoke", "--routers", "soft_moe", "--jobs", "0")
 
 @contextmanager
 def served(*command: str) -> Iterator[Callable[[str], Any]]:
-    """Start a tool on a free port, which stands for PORT; yield what asks it for JSON."""
+    """Start a tool on a free port, which replaces PORT; yield a function that asks it for JSON."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     started = [part.replace("PORT", str(port)) for part in command]
@@ -58,7 +58,7 @@ def served(*command: str) -> Iterator[Callable[[str], Any]]:
 
 @pytest.fixture(scope="module")
 def work(in_process, tmp_path_factory) -> Path:
-    """A folder whose `runs` has a study and a tuning, made as a user makes them."""
+    """A folder whose `runs` contains a study and a tuning, made as a user makes them."""
     folder = tmp_path_factory.mktemp("work")
     in_process(folder, "run", "accuracy", "balance", *SMALL, "--seeds", "2", "--no-report")
     in_process(folder, "tune", *SMALL, "--trials", "2")
@@ -66,13 +66,13 @@ def work(in_process, tmp_path_factory) -> Path:
 
 
 def documented(start: str) -> str:
-    """The one line of the docs that begins so."""
+    """Return the one line of the docs that begins with this text."""
     (line,) = {line for line in DOCS.read_text("utf-8").splitlines() if line.startswith(start)}
     return line
 
 
 @pytest.mark.skipif(DATASETTE is None, reason="datasette is not installed (pip install datasette)")
-def test_datasette_shows_the_database_and_answers_the_query_of_the_docs(work: Path) -> None:
+def test_datasette_shows_the_database_and_answers_the_documented_query(work: Path) -> None:
     assert documented("datasette ") == "datasette runs/bench.db"
     text = DOCS.read_text("utf-8")
     query = text.partition("```sql\n")[2].partition("```")[0]
@@ -87,7 +87,7 @@ def test_datasette_shows_the_database_and_answers_the_query_of_the_docs(work: Pa
 @pytest.mark.skipif(
     DASHBOARD is None, reason="optuna-dashboard is not installed (pip install optuna-dashboard)"
 )
-def test_optunas_dashboard_shows_the_tuning(work: Path) -> None:
+def test_optuna_dashboard_shows_the_tuning(work: Path) -> None:
     assert documented("optuna-dashboard ") == "optuna-dashboard sqlite:///runs/tuning.db"
     file = work / "runs" / "tuning.db"
     with closing(sqlite3.connect(file)) as tuning:
@@ -102,7 +102,7 @@ def test_optunas_dashboard_shows_the_tuning(work: Path) -> None:
 @pytest.mark.skipif(
     not HAS_TENSORBOARD, reason="tensorboard is not installed (pip install tensorboard)"
 )
-def test_tensorboard_shows_the_curves_as_the_database_has_them(work: Path, bench) -> None:
+def test_tensorboard_shows_the_curves_in_the_database(work: Path, bench) -> None:
     command = documented("python bench.py db export --tensorboard").split()[2:]
     for _ in range(2):  # the second export replaces the first
         done = bench(work, *command)
@@ -136,7 +136,7 @@ def test_without_tensorboard_the_message_names_the_package(work: Path, in_proces
     assert not (work / "logs").exists()
 
 
-def test_a_file_or_a_folder_is_to_be_named(work: Path, in_process) -> None:
+def test_export_needs_either_a_file_or_a_tensorboard_folder(work: Path, in_process) -> None:
     for arguments in ([], ["a.csv", "--tensorboard", "b"]):
         done = in_process(work, "db", "export", *arguments, status=2)
         assert "name either a FILE or --tensorboard FOLDER" in done.stderr

@@ -1,4 +1,4 @@
-"""The packages of the bench win over a user's modules of the same names, in every process."""
+"""The packages of the bench take precedence over a user's modules of the same names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(params=["modules", "packages"])
 def shadows(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder that holds something of the name of each package."""
+    """A folder that contains a module or package named like each of the bench's."""
     for name in PACKAGES:
         file = tmp_path / (f"{name}.py" if request.param == "modules" else f"{name}/__init__.py")
         file.parent.mkdir(exist_ok=True)
@@ -40,7 +40,7 @@ def shadows(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def python(folder: Path, *arguments: str | Path) -> str:
-    """What Python prints, started in a folder that is also the first on PYTHONPATH."""
+    """Return what Python prints when started in a folder that is also first on PYTHONPATH."""
     path = os.pathsep.join([str(folder), str(ROOT)])
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -54,12 +54,12 @@ def python(folder: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_a_worker_imports_them(shadows: Path) -> None:
+def test_a_worker_imports_the_benchs_own_packages(shadows: Path) -> None:
     script = SCRIPT.format(found=IMPORTED.format(names=PACKAGES))
     own = [str(ROOT / name / "__init__.py") for name in PACKAGES]
     here, worker = ast.literal_eval(python(shadows, "-c", script))
     assert here == (own, False)
-    assert worker == (own, True)  # with everything loaded before it began
+    assert worker == (own, True)  # with everything loaded before it started
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,7 @@ def test_a_worker_imports_them(shadows: Path) -> None:
     [(("-m", "moe_router_bench"), "modules"), ((ROOT / "bench.py",), "packages")],
     indirect=["shadows"],
 )
-def test_a_command_imports_them(start: tuple[str | Path, ...], shadows: Path) -> None:
+def test_a_command_imports_the_benchs_own_packages(
+    start: tuple[str | Path, ...], shadows: Path
+) -> None:
     assert "soft_moe" in python(shadows, *start, "routers", "soft_moe")

@@ -36,14 +36,14 @@ EXECUTORS = {"0": "bench.execute.executor", "1": "bench.execute.processes"}
 
 
 def modules(names: list[str]) -> list[str]:
-    """The modules of the bench among these, each once, from `bench.cli.run` on."""
+    """Return the modules of the bench among these, each once, from `bench.cli.run` on."""
     own = list(dict.fromkeys(name for name in names if name.startswith("bench.")))
     return own[own.index("bench.cli.run") :] if "bench.cli.run" in own else own
 
 
 @pytest.mark.parametrize("jobs", EXECUTORS)
 @pytest.mark.slow
-def test_eight_modules_from_the_command_to_an_optimiser_step(
+def test_eight_modules_lie_between_the_command_and_an_optimiser_step(
     jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, plugin, here = tmp_path / "stack.json", tmp_path / "witness.py", list[str]()

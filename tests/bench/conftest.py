@@ -55,13 +55,13 @@ def leave_outcome(folder: Path, snapshots: Sequence[SavedSnapshot] = (), steps: 
 
 @pytest.fixture(scope="session")
 def tiny_dataset() -> Dataset:
-    """Grey images of 8 × 8, striped in one of four ways, in noise."""
+    """Noisy grey images of 8 × 8 pixels with one of four stripe patterns."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:
         labels = torch.arange(count) % CLASSES
         images = torch.randint(0, 100, (count, 1, 8, 8), generator=generator)
-        stripes = [(0, 0), (1, 0), (0, 1), (1, 1)]  # which row, or column, of two is lit
+        stripes = [(0, 0), (1, 0), (0, 1), (1, 1)]  # which of two rows or columns is lit
         for image, label in zip(images, labels.tolist(), strict=True):
             first, by_column = stripes[label]
             lit = image[0].T if by_column else image[0]
@@ -81,7 +81,7 @@ def tiny_dataset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def tiny_spec() -> Callable[..., TrialSpec]:
-    """Makes trials: `tiny_spec("soft_moe", router={…}, seed=1, match="steps", epochs=2, …)`."""
+    """Make trials: `tiny_spec("soft_moe", router={…}, seed=1, match="steps", epochs=2, …)`."""
 
     def make(
         name: str = "softmax_token_choice",
@@ -108,7 +108,7 @@ def tiny_spec() -> Callable[..., TrialSpec]:
 
 
 class Fuse:
-    """What the router `exploding` raises in training, if anything."""
+    """The error that the router `exploding` raises in training, if any."""
 
     error: BaseException | None = None
 
@@ -117,7 +117,7 @@ class Fuse:
 def exploding() -> Iterator[type[Fuse]]:
     @register_router("exploding", family="soft")
     class Exploding(Router):
-        """One slot an expert, until it explodes."""
+        """A router with one slot per expert, until it raises."""
 
         def allocate(self, logits: Tensor) -> SoftRouting:
             if self.training and torch.is_grad_enabled() and Fuse.error is not None:

@@ -1,4 +1,4 @@
-"""An A/A replicate is its router again: the same data, other MoE weights and other noise."""
+"""An A/A replicate repeats its router with the same data, other MoE weights and other noise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outside(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if not k.startswith(inside)}
 
 
-def test_all_but_the_moe_layers_starts_alike_to_the_bit_and_these_do_not(tiny_spec, tiny_dataset):
+def test_only_the_moe_layers_of_a_replicate_are_initialised_differently(tiny_spec, tiny_dataset):
     spec = tiny_spec("soft_moe", seed=3)
     model, replicate = (trial_model(each, tiny_dataset) for each in (spec, replicate_of(spec)))
     same, other = outside(model), outside(replicate)
@@ -47,14 +47,14 @@ def test_all_but_the_moe_layers_starts_alike_to_the_bit_and_these_do_not(tiny_sp
             assert value.numel() == 1 or not value.equal(drawn), name
 
 
-def test_the_streams_differ_in_the_bits_that_a_generator_looks_at():
-    """Those of a CPU look at the lowest 32."""
+def test_random_streams_differ_in_the_bits_that_a_generator_uses():
+    """CPU generators use only the lowest 32 bits."""
     seeds = {moe_seed(seed, number) % 2**32 for seed in range(50) for number in range(2)}
     assert len(seeds) == 100
-    assert not seeds & set(range(50)), "what the rest of the model is drawn from"
+    assert not seeds & set(range(50)), "the stream of the rest of the model"
 
 
-def test_a_model_and_its_moe_layers_are_not_drawn_from_the_same_numbers(tiny_spec, tiny_dataset):
+def test_moe_layers_and_the_rest_of_a_model_use_different_random_numbers(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec("soft_moe", seed=3), tiny_dataset)
     layer = next(iter(moe_layers(model).values()))
     torch.manual_seed(3)
@@ -63,7 +63,7 @@ def test_a_model_and_its_moe_layers_are_not_drawn_from_the_same_numbers(tiny_spe
     assert abs(correlation[0, 1]) < 0.1
 
 
-def test_replicates_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset):
+def test_replicates_see_the_same_batches_but_different_noise(tiny_spec, tiny_dataset):
     spec = tiny_spec("softmax_token_choice", router=NOISY)
     batches = [TrainingBatches(each, tiny_dataset, CPU) for each in (spec, replicate_of(spec))]
     for step in (0, 1, 8):
@@ -73,7 +73,7 @@ def test_replicates_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset
     drawn = []
     for each in (spec, replicate_of(spec)):
         trainer = Trainer(each, tiny_dataset, batches[0], CPU, steps=2)
-        # From the same weights only the noise is left to differ.
+        # Starting from the same weights, only the noise can differ.
         trainer.model.load_state_dict(trial_model(spec, tiny_dataset).state_dict())
         trainer.step(0)
         drawn.append(trainer._noise.initial_seed())
@@ -82,10 +82,8 @@ def test_replicates_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset
     assert any(not value.equal(drawn[3][key]) for key, value in drawn[1].items())
 
 
-def test_from_the_same_weights_and_without_noise_replicates_take_the_same_steps(
-    tiny_spec, tiny_dataset
-):
-    """Also dropout is shared: their weights and their noise are all that sets them apart."""
+def test_replicates_with_equal_weights_and_no_noise_take_the_same_steps(tiny_spec, tiny_dataset):
+    """Dropout is shared too: replicates differ in nothing but their weights and their noise."""
     spec = tiny_spec(model={"options": {**tiny_spec().model.options, "proj_drop_rate": 0.2}})
     ends = []
     for each in (spec, replicate_of(spec)):
@@ -98,7 +96,7 @@ def test_from_the_same_weights_and_without_noise_replicates_take_the_same_steps(
     assert all(value.equal(ends[1][key]) for key, value in ends[0].items())
 
 
-def test_a_replicate_trains_to_another_end_and_repeats(tiny_spec, tiny_dataset, tmp_path):
+def test_a_replicate_ends_with_other_weights_and_is_reproducible(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("softmax_token_choice", router=NOISY)
     ends = [
         train_trial(each, tiny_dataset, CPU, tmp_path / str(number))
@@ -108,7 +106,7 @@ def test_a_replicate_trains_to_another_end_and_repeats(tiny_spec, tiny_dataset, 
     assert len({end.flops for end in ends}) == 1
 
 
-def test_a_bare_layer_of_a_replicate_is_another_of_the_same_shape(tiny_spec, tiny_dataset):
+def test_a_bare_layer_of_a_replicate_has_the_same_shape_but_other_weights(tiny_spec, tiny_dataset):
     spec = tiny_spec("soft_moe")
     made = [
         LayerOfTrial(each, tiny_dataset, CPU).layer(2, 16, 16, 32, 4).state_dict()
@@ -118,10 +116,10 @@ def test_a_bare_layer_of_a_replicate_is_another_of_the_same_shape(tiny_spec, tin
     assert not made[0]["experts.weight1"].equal(made[1]["experts.weight1"])
 
 
-# What is planned
+# Plans
 
 
-def test_only_a_replicate_says_that_it_is_one(tiny_spec):
+def test_only_replicates_are_described_as_replicates(tiny_spec):
     spec, prints = tiny_spec("soft_moe"), Fingerprints()
     assert "twin" not in spec.model_dump(mode="json")
     assert replicate_of(spec).model_dump(mode="json")["twin"] == 1
@@ -132,7 +130,7 @@ def test_only_a_replicate_says_that_it_is_one(tiny_spec):
     assert replicate_of(spec).dense() == spec.dense()
 
 
-def test_each_router_but_a_baseline_has_a_replicate_in_each_condition_and_seed():
+def test_every_router_except_baselines_gets_a_replicate_per_condition_and_seed():
     routers = ("softmax_token_choice", "random", "dense")
     asked = {"routers": routers, "seeds": 2, "sweep": {"router.capacity_factor": (1.0, 2.0)}}
     plain = trial_specs(make_request(load_preset("smoke"), **asked).preset)
@@ -143,14 +141,14 @@ def test_each_router_but_a_baseline_has_a_replicate_in_each_condition_and_seed()
         spec for spec in plain if spec.router.name != "dense"
     ]
     seeds = [spec.seed for spec in both]
-    assert seeds == sorted(seeds), "a run that is cut short leaves a balanced comparison"
+    assert seeds == sorted(seeds), "a run that is cut short must leave a balanced comparison"
     by_label = dict(zip(labels(both), both, strict=False))
     assert "softmax_token_choice (twin) router.capacity_factor=2.0" in by_label
     assert not any("dense (twin)" in label for label in by_label)
 
 
 @pytest.mark.parametrize(("parent", "number"), [("softmax_token_choice", 1), ("dense", 0)])
-def test_a_derived_replicate_starts_from_its_parents_replicate_where_that_has_one(parent, number):
+def test_a_derived_replicate_starts_from_its_parents_replicate_if_there_is_one(parent, number):
     smoke = load_preset("smoke")
     derived = PresetPart(
         routers=("soft_moe",), parent=ParentConfig(router=parent, transform="fine_tune")
@@ -165,6 +163,6 @@ def test_a_derived_replicate_starts_from_its_parents_replicate_where_that_has_on
     assert specs.index(child.parent) < specs.index(child)
 
 
-def test_baselines_alone_have_no_replicate_to_ask_for() -> None:
+def test_replicates_of_baselines_alone_are_refused() -> None:
     with pytest.raises(RequestError, match="--aa retrains every router but baselines"):
         make_request(load_preset("tiny"), routers=["dense", "dense_params"], aa_replicates=True)

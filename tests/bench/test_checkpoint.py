@@ -1,4 +1,4 @@
-"""Weights on disk are whole, known by their hash, and never unpickled."""
+"""Weights on disk are complete, identified by their hash, and never unpickled."""
 
 import hashlib
 import os
@@ -25,9 +25,9 @@ def model(width=3):
     return nn.Sequential(nn.Linear(width, 4), nn.BatchNorm1d(4))
 
 
-def test_weights_and_buffers_come_back(tmp_path):
+def test_weights_and_buffers_survive_a_round_trip(tmp_path):
     first, second = model(), model()
-    first(torch.randn(8, 3))  # moves the running statistics
+    first(torch.randn(8, 3))  # updates the running statistics
     path = tmp_path / "deep" / "a.safetensors"
     digest = save_weights(first, path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -36,7 +36,7 @@ def test_weights_and_buffers_come_back(tmp_path):
         assert torch.equal(tensor, second.state_dict()[name])
 
 
-def test_tensors_that_share_memory_or_are_views_are_kept_apart(tmp_path):
+def test_tensors_that_share_memory_or_are_views_are_saved_separately(tmp_path):
     whole = torch.arange(6.0).view(2, 3)
     digest = write_tensors({"a": whole, "b": whole, "c": whole.t()}, tmp_path / "x")
     back = read_tensors(tmp_path / "x", digest)
@@ -44,7 +44,7 @@ def test_tensors_that_share_memory_or_are_views_are_kept_apart(tmp_path):
     assert torch.equal(back["c"], whole.t())
 
 
-def test_another_content_is_refused(tmp_path):
+def test_a_file_whose_content_changed_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     digest = save_weights(model(), path)
     content = bytearray(path.read_bytes())
@@ -62,7 +62,7 @@ def test_a_missing_file_and_another_model_are_named(tmp_path):
         load_weights(model(width=5), tmp_path / "a.safetensors", digest)
 
 
-def test_a_pickle_is_not_read(tmp_path):
+def test_a_pickle_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(pickle.dumps({"weight": [1.0]}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -70,7 +70,7 @@ def test_a_pickle_is_not_read(tmp_path):
         read_tensors(path, digest)
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
 
@@ -90,7 +90,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_without_room_is_told_as_such_and_the_old_file_stays(tmp_path):
+def test_a_full_disk_is_reported_as_such_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
     digest = write_tensors({"x": torch.ones(2)}, path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -104,7 +104,7 @@ def test_a_disk_without_room_is_told_as_such_and_the_old_file_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_processes_that_write_the_same_file_do_not_write_into_each_other(tmp_path, monkeypatch):
+def test_processes_that_write_the_same_file_do_not_corrupt_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
     with replacing(path) as part:
         part.write_text("mine")
@@ -139,7 +139,7 @@ def outcome(folder, **changes):
     return Outcome(**{**values, **changes})
 
 
-def test_an_outcome_comes_back_also_where_its_folder_has_moved(tmp_path):
+def test_an_outcome_can_be_read_after_its_folder_has_moved(tmp_path):
     written = outcome(tmp_path / "a")
     write_outcome(written)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -159,7 +159,7 @@ def test_a_diverged_outcome_has_no_checkpoint_and_keeps_its_infinite_loss(tmp_pa
     assert back.sha256 is None
 
 
-def test_no_outcome_or_a_broken_one_is_one_clear_message(tmp_path):
+def test_a_missing_or_broken_outcome_is_one_clear_message(tmp_path):
     with pytest.raises(BenchError, match="holds no finished training"):
         read_outcome(tmp_path)
     for broken in ("{", '{"status": "fine"}', "[1]"):

@@ -1,4 +1,4 @@
-"""FLOPs by hand, against torch's own counter, and matched between routers."""
+"""FLOPs computed by hand, compared with torch's own counter, and matched between routers."""
 
 import math
 
@@ -36,13 +36,13 @@ def kinds(function, *inputs, backward=False):
 # By hand
 
 
-def test_a_linear_layer_multiplies_adds_and_adds_its_bias():
+def test_flops_of_a_linear_layer_include_its_bias():
     n, d, h = 5, 7, 11
     assert kinds(nn.Linear(d, h), torch.randn(n, d)) == {"matmul": 2 * n * d * h + n * h}
     assert kinds(nn.Linear(d, h, bias=False), torch.randn(n, d)) == {"matmul": 2 * n * d * h}
 
 
-def test_the_backward_pass_of_a_linear_layer():
+def test_flops_of_the_backward_pass_of_a_linear_layer():
     n, d, h = 5, 7, 11
     x = torch.randn(n, d, requires_grad=True)
     forward, to_input, to_weight, to_bias = (
@@ -55,12 +55,12 @@ def test_the_backward_pass_of_a_linear_layer():
         "matmul": forward + to_input + to_weight,
         "reduction": to_bias,
     }
-    # An input without a gradient costs none.
+    # An input that needs no gradient costs nothing.
     alone = kinds(nn.Linear(d, h), x.detach(), backward=True)
     assert alone["matmul"] == forward + to_weight
 
 
-def test_an_mlp_with_gelu():
+def test_flops_of_an_mlp_with_gelu():
     n, d, h = 6, 8, 16
     mlp = nn.Sequential(nn.Linear(d, h), nn.GELU(), nn.Linear(h, d))
     x = torch.randn(n, d, requires_grad=True)
@@ -94,18 +94,18 @@ def test_an_mlp_with_gelu():
         (lambda x: x.long().cumsum(0).sort().values + 1, {}),
     ],
 )
-def test_operations_other_than_products(function, expected):
+def test_flops_of_operations_other_than_products(function, expected):
     assert kinds(function, torch.randn(12, 5)) == expected
 
 
-def test_backward_of_softmax_and_layer_norm():
+def test_flops_of_the_backward_pass_of_softmax_and_layer_norm():
     x = torch.randn(12, 5, requires_grad=True)
     assert kinds(lambda x: x.softmax(-1), x, backward=True) == {"softmax": (5 + 4) * 60}
     x = x.detach().requires_grad_()
     assert kinds(nn.LayerNorm(5), x, backward=True) == {"norm": (8 + 13) * 60}
 
 
-def test_attention_is_the_same_fused_or_not():
+def test_attention_has_the_same_flops_fused_or_not():
     b, h, t, d = 2, 3, 10, 4
     q, k, v = torch.randn(3, b, h, t, d)
     products, scores = 2 * 2 * b * h * t * t * d, b * h * t * t
@@ -115,18 +115,18 @@ def test_attention_is_the_same_fused_or_not():
     assert sum(by_hand.values()) == fused["attention"]
 
 
-def test_the_backward_pass_of_fused_attention():
+def test_flops_of_the_backward_pass_of_fused_attention():
     b, h, t, d = 2, 3, 10, 4
     q, k, v = torch.randn(3, b, h, t, d, requires_grad=True)
     product, scores = 2 * b * h * t * t * d, b * h * t * t
-    # It computes the scores again, then four products: to V, the weights, Q and K.
+    # It recomputes the scores, then takes four products: for V, the weights, Q and K.
     backward = 5 * product + 9 * scores + 2 * b * h * t * d
     counted = kinds(F.scaled_dot_product_attention, q, k, v, backward=True)
     assert counted["attention"] == 2 * product + 6 * scores + backward
 
 
 @pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1)])
-def test_convolutions(groups, stride):
+def test_flops_of_convolutions(groups, stride):
     conv = nn.Conv2d(4, 6, 3, stride=stride, groups=groups)
     x = torch.randn(2, 4, 9, 9, requires_grad=True)
     out = conv(x)
@@ -145,7 +145,7 @@ def moe_layer(router, d, hidden):
     return MoELayer(router, build_experts("mlp", num_experts=router.num_experts, replaced=replaced))
 
 
-def test_an_moe_layer_pays_for_slots_used_or_not():
+def test_an_moe_layer_pays_for_every_slot_used_or_not():
     g, t, d, hidden, experts = 2, 10, 8, 16, 4
     router = build_router(
         "softmax_token_choice", dim=d, num_experts=experts, tokens=t, capacity_factor=2.0
@@ -160,14 +160,14 @@ def test_an_moe_layer_pays_for_slots_used_or_not():
     gate = 2 * g * t * d * experts
     assert counted["matmul"] == gate + 4 * rows * d * hidden + rows * (hidden + d)
     assert counted["softmax"] == 5 * g * t * experts
-    # The activation of every slot, the combine weight times each token's output, and what is asked
-    # of each token's highest logit: is it finite, and is it a mask?
+    # The activation of every slot, the combine weight times each token's output, and two questions
+    # about each token's highest logit: is it finite, and is it a mask?
     assert counted["elementwise"] == 5 * rows * hidden + g * t * d + 4 * g * t
-    # The highest logit of each token, to check it and to choose by it.
+    # The highest logit of each token, for the check and for the choice.
     assert counted["reduction"] == 2 * g * t * experts
 
 
-def test_an_expert_layer_costs_as_much_backward_on_unused_slots():
+def test_unused_slots_cost_as_much_in_the_backward_pass_of_an_expert_layer():
     g, t, d, hidden, experts = 2, 8, 8, 16, 4
     for factor, slots in ((1.0, 2), (2.0, 4)):
         router = build_router(
@@ -194,26 +194,26 @@ def test_iterations_of_a_transport_plan_are_counted():
     x = torch.randn(3, 16, 8)
     ten, twenty, thirty = of(10), of(20), of(30)
     assert thirty - twenty == twenty - ten
-    # Each scales rows and columns: two products and two sums over the (t, E) plan, at least.
+    # Each scales rows and columns: at least two products and two sums over the (t, E) plan.
     assert twenty - ten >= 10 * 4 * 3 * 16 * 4
 
 
 # Against torch
 
 
-def test_products_are_those_of_torchs_own_counter(tiny_spec, tiny_dataset):
+def test_products_are_counted_as_by_torchs_own_counter(tiny_spec, tiny_dataset):
     spec = tiny_spec("soft_moe")
     model = trial_model(spec, tiny_dataset)
     images = torch.randn(3, *tiny_dataset.image_shape)
     with FlopCounterMode(display=False) as theirs:
         model(images)
     ours = count_flops(model, images).by_kind
-    # They leave out biases, and on a CPU attention.
+    # torch leaves out biases, and attention on a CPU.
     assert 0 < ours["matmul"] - theirs.get_total_flops() < 0.05 * ours["matmul"]
     assert ours["attention"] > 0
 
 
-def test_inference_mode_counts_the_same(tiny_spec, tiny_dataset):
+def test_counts_are_the_same_in_inference_mode(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec(), tiny_dataset).eval()
     images = torch.randn(3, *tiny_dataset.image_shape)
     expected = count_flops(model, images).by_kind
@@ -221,7 +221,7 @@ def test_inference_mode_counts_the_same(tiny_spec, tiny_dataset):
         assert count_flops(model, images).by_kind == expected
 
 
-def test_counting_changes_nothing(tiny_spec, tiny_dataset):
+def test_counting_has_no_side_effects(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec(), tiny_dataset)
     images, labels = TrainingBatches(tiny_spec(), tiny_dataset, CPU).first
 
@@ -236,7 +236,7 @@ def test_counting_changes_nothing(tiny_spec, tiny_dataset):
     assert all(torch.equal(*pair) for pair in zip(plain, counted, strict=True))
 
 
-def test_an_unknown_operation_is_named():
+def test_an_operation_without_a_price_is_named():
     report = count_flops(torch.linalg.qr, torch.randn(4, 4))
     assert report.uncounted == {"aten.linalg_qr.default": 1}
     assert report.total == 0
@@ -250,14 +250,14 @@ def dense(tiny_spec, tiny_dataset):
     return budget_of(tiny_spec("dense"), tiny_dataset)
 
 
-def test_the_budget_is_what_the_dense_model_spends(dense):
+def test_the_budget_is_what_the_dense_baseline_spends(dense):
     assert dense.steps == dense.dense_steps == 2 * 96 // 16
     assert dense.error(ComputeUsed(dense.flops_budget, dense.steps, 1.0)) == 0
     assert dense.flops_budget == dense.steps * dense.own.flops
 
 
 @pytest.mark.parametrize("name", ROUTERS.names())
-def test_every_operation_of_every_router_has_its_price_and_its_steps_spend_the_budget(
+def test_every_router_has_only_priced_operations_and_its_steps_spend_the_budget(
     name, dense, tiny_spec, tiny_dataset
 ):
     spec = tiny_spec(name, losses={"importance": 0.01})
@@ -288,7 +288,7 @@ def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
     )
 
 
-def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
+def test_matching_by_steps_gives_every_router_the_same_steps(tiny_spec):
     cost = {"dense": 100, "soft_moe": 250}
     spec = tiny_spec("soft_moe", match="steps", epochs=10)
     budget = match_compute(spec, 96, lambda of: Cost(cost[of.router.name], 1))
@@ -317,7 +317,7 @@ def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
     ("name", "router"),
     [("softmax_token_choice", {"capacity_factor": None}), ("sinkhorn_token_choice", {})],
 )
-def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_spec, tiny_dataset):
+def test_the_estimate_says_if_work_depends_on_the_data(name, router, tiny_spec, tiny_dataset):
     spec = tiny_spec(name, router=router)
     estimated = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     assert not estimated.exact
@@ -327,7 +327,7 @@ def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_
     assert estimated.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
 
-def test_the_study_is_estimated_without_its_memory(tiny_spec):
+def test_a_model_of_the_study_is_estimated_without_allocating_it(tiny_spec):
     options = {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6}
     spec = tiny_spec(
         experts={"num_experts": 32},
@@ -336,7 +336,7 @@ def test_the_study_is_estimated_without_its_memory(tiny_spec):
         epochs=90,
     )
     estimated = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
-    # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
+    # ViT-S/16 is known to take 4.6 billion multiply-adds per image, and twice that backward.
     forward = estimated.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)
     assert estimated.parameters > 80e6

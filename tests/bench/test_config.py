@@ -1,4 +1,4 @@
-"""Presets and overrides: what is asked for is what the trials say, or one clear message."""
+"""Presets and overrides: trials have exactly the requested settings, or one message says why."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_preset_resolves(name: str) -> None:
     trained = set(preset.suites) != {"throughput"}
     for spec in of_patches:
         tokens = (spec.model.options["img_size"] // _patch(spec)) ** 2
-        # The capacity of MoE++ is another share of the tokens for each kind of expert.
+        # In MoE++ the capacity is a different share of the tokens for each kind of expert.
         alike = spec.experts.name != "heterogeneous"
         if trained and alike and "capacity_factor" in spec.router.options:
             assert tokens % spec.experts.num_experts == 0
@@ -49,13 +49,13 @@ def _patch(spec: TrialSpec) -> int:
     return spec.model.options.get("patch_size") or named[spec.model.name]
 
 
-def test_smoke_takes_every_router_where_all_are_asked_for(smoke: Preset) -> None:
+def test_routers_all_adds_every_router_to_the_preset_smoke(smoke: Preset) -> None:
     every = make_request(smoke, routers=("all",)).preset
     assert {spec.router.name for spec in trial_specs(every)} == set(ROUTERS.names())
     assert len(trial_specs(every)) > len(trial_specs(smoke))
 
 
-def test_the_study_is_the_grid_of_the_paper() -> None:
+def test_the_preset_study_is_the_grid_of_the_paper() -> None:
     resolved = trial_specs(load_preset("study"))
     grid = {
         (spec.model.name, spec.router.options["capacity_factor"])
@@ -74,19 +74,19 @@ def test_a_set_value_reaches_every_trial(smoke: Preset) -> None:
     assert depths == {3}
 
 
-def test_a_router_setting_reaches_the_routers_that_have_it(smoke: Preset) -> None:
+def test_a_router_setting_reaches_only_the_routers_that_have_it(smoke: Preset) -> None:
     for spec in specs(smoke, **{"router.noise_std": 0.25}):
         has_it = "noise_std" in ROUTERS.get(spec.router.name).hyper_model.model_fields
         assert spec.router.options.get("noise_std") == (0.25 if has_it else None)
 
 
-def test_an_option_of_an_affinity_reaches_the_routers_whose_affinity_has_it(smoke: Preset) -> None:
+def test_an_affinity_option_reaches_only_the_routers_whose_affinity_has_it(smoke: Preset) -> None:
     whole = smoke.model_copy(update={"parts": (), "router": {}})
     set_ = specs(whole, **{"router.affinity_options.initial_scale": 5})
     options = {spec.router.name: spec.router.options.get("affinity_options") for spec in set_}
     assert options.pop("soft_moe") == {"initial_scale": 5.0}
     assert not any(options.values())
-    # Of the others nothing is changed, so they stay the trials that they were.
+    # Nothing changes for the others, so they remain the same trials.
     before = [spec for spec in trial_specs(whole) if spec.router.name != "soft_moe"]
     assert [spec for spec in set_ if spec.router.name != "soft_moe"] == before
     both = {"router.affinity": "cosine", "router.affinity_options": {"width": 4}}
@@ -96,7 +96,7 @@ def test_an_option_of_an_affinity_reaches_the_routers_whose_affinity_has_it(smok
     assert cosine.router.options["affinity_options"] == {"width": 4}
 
 
-def test_options_are_resolved_with_their_defaults(smoke: Preset) -> None:
+def test_unset_options_are_filled_in_with_their_defaults(smoke: Preset) -> None:
     for spec in trial_specs(smoke):
         assert (
             spec.router.options.keys()
@@ -129,7 +129,7 @@ def test_a_baseline_has_no_router_options_and_no_auxiliary_losses(smoke: Preset)
         ("train.lr.x", "there is no setting 'train.lr.x'"),
     ],
 )
-def test_an_unknown_setting_is_answered_with_the_nearest(
+def test_an_unknown_setting_is_refused_with_the_nearest_name(
     smoke: Preset, path: str, hint: str
 ) -> None:
     with pytest.raises(RequestError) as raised:
@@ -153,9 +153,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest(
         ("train.loss_options.z", {}, "'z', which has no weight"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named(
-    smoke: Preset, path: str, value: object, message: str
-) -> None:
+def test_an_invalid_value_is_named(smoke: Preset, path: str, value: object, message: str) -> None:
     with pytest.raises(RequestError) as raised:
         specs(smoke, **{path: value})
     assert message in str(raised.value)
@@ -177,12 +175,12 @@ def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) ->
             make_request(smoke, routers=["softmax_token_choice"], settings=dict([settings]))
 
 
-def test_settings_of_the_preset_are_for_whichever_routers_are_chosen(smoke: Preset) -> None:
+def test_preset_settings_apply_to_whichever_routers_are_chosen(smoke: Preset) -> None:
     (dense,) = trial_specs(make_request(smoke, routers=["dense"]).preset)
     assert dense.router.options == {}
 
 
-def test_values_are_read_as_yaml() -> None:
+def test_values_are_parsed_as_yaml() -> None:
     texts = ["train.lr=1e-3", "train.ema=null", "model.layers=[1, 3]", "data.name=imagefolder:/a=b"]
     assert settings_of(texts) == {
         "train.lr": 1e-3,
@@ -197,12 +195,12 @@ def test_values_are_read_as_yaml() -> None:
 
 
 @pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr=[1"])
-def test_a_malformed_set_is_refused(text: str) -> None:
+def test_a_malformed_set_option_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="--set"):
         settings_of([text])
 
 
-def test_a_sweep_is_every_combination_of_routers_that_it_concerns(smoke: Preset) -> None:
+def test_a_sweep_takes_every_combination_of_values_that_a_router_has(smoke: Preset) -> None:
     sweep = {"router.affinity": ("linear", "cosine"), "router.capacity_factor": (1, 2)}
     request = make_request(smoke, routers=["softmax_token_choice", "random", "dense"], sweep=sweep)
     combinations = [
@@ -232,7 +230,7 @@ def test_one_seed_of_every_router_comes_before_the_next_seed(smoke: Preset) -> N
     assert seeds == [0] * once + [1] * once + [2] * once
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(smoke: Preset) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(smoke: Preset) -> None:
     with pytest.raises(RequestError, match="did you mean 'smoke'"):
         load_preset("smok")
     with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
@@ -241,7 +239,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(smoke: Preset) -> None:
         make_request(smoke, suites=["balanse"])
 
 
-def test_a_preset_of_ones_own(tmp_path: Path) -> None:
+def test_a_preset_can_be_a_users_own_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("description: mine\nrouters: [dense]\ntrain: {lr: 1e-4}\n")
     preset = load_preset(str(file))
@@ -257,13 +255,13 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_would_be_another_one_is_refused(seed: int) -> None:
+def test_a_seed_outside_32_bits_is_refused(seed: int) -> None:
     spec = specs(load_preset("smoke"))[0].model_dump()
     with pytest.raises(ValidationError, match="seed"):
         TrialSpec.model_validate({**spec, "seed": seed})
 
 
-def test_so_is_such_a_seed_of_a_component() -> None:
+def test_a_component_seed_outside_32_bits_is_refused() -> None:
     seeded = [
         entry
         for registry in Registry.instances
@@ -278,8 +276,8 @@ def test_so_is_such_a_seed_of_a_component() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_as_a_report_writes_it_trains_the_same(name: str, tmp_path: Path) -> None:
-    """A study's request has every setting resolved, its tuned ones too."""
+def test_a_preset_written_by_a_report_gives_the_same_trials(name: str, tmp_path: Path) -> None:
+    """The request of a study has every setting resolved, including tuned ones."""
     preset = load_preset(name)
     file = tmp_path / "preset.yaml"
     file.write_text(yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False))

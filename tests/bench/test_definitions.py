@@ -1,4 +1,4 @@
-"""The digest of code: what counts, what does not, and how a name is followed."""
+"""The digest of code: what changes it, what does not, and how names are resolved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tree = Callable[[dict[str, str]], Code]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Adds files to a copy of the repository; returns what `routers.one.One` depends on."""
+    """Add files to a copy of the repository; return what `routers.one.One` depends on."""
 
     def make(files: dict[str, str]) -> Code:
         for name, text in files.items():
@@ -43,7 +43,7 @@ FILES = {
 }
 
 
-def test_a_name_is_followed_through_a_package_to_where_it_is_defined(tree: Tree) -> None:
+def test_a_name_is_followed_through_a_package_to_its_definition(tree: Tree) -> None:
     assert names(tree(FILES)) == {"One", "Base", "helper", "LEVEL"}
 
 
@@ -59,7 +59,9 @@ def test_a_name_is_followed_through_a_package_to_where_it_is_defined(tree: Tree)
         "def unused(): return 3\ndef helper(): return LEVEL\nLEVEL = 1\n",
     ],
 )
-def test_layout_texts_and_the_place_of_a_definition_do_not_count(tree: Tree, text: str) -> None:
+def test_layout_texts_and_the_position_of_a_definition_do_not_change_the_digest(
+    tree: Tree, text: str
+) -> None:
     before = tree(FILES)
     assert tree({"routers/tools.py": text, "routers/two.py": "LEVEL = 1\n"}) == before
 
@@ -73,7 +75,9 @@ def test_layout_texts_and_the_place_of_a_definition_do_not_count(tree: Tree, tex
         ("def helper(x=1): return LEVEL\nLEVEL = 1\n", {"helper"}),
     ],
 )
-def test_code_counts_wherever_it_is_imported_from(tree: Tree, text: str, changed: set[str]) -> None:
+def test_code_changes_the_digest_wherever_it_is_imported_from(
+    tree: Tree, text: str, changed: set[str]
+) -> None:
     before = tree(FILES)
     after = tree({"routers/tools.py": text})
     assert {name for name, _ in before.digests ^ after.digests} == changed
@@ -91,7 +95,7 @@ def test_code_counts_wherever_it_is_imported_from(tree: Tree, text: str, changed
         "return say_nothing",
     ],
 )
-def test_what_is_only_said_does_not_count(tree: Tree, statement: str, word: str) -> None:
+def test_texts_of_messages_do_not_change_the_digest(tree: Tree, statement: str, word: str) -> None:
     body = f"import logging, warnings\nclass One:\n    def f(self):\n        {statement}\n"
     said = tree(FILES | {"routers/one.py": body.replace("{word}", "any")})
     assert tree({"routers/one.py": body.replace("{word}", word)}) == said
@@ -99,7 +103,9 @@ def test_what_is_only_said_does_not_count(tree: Tree, statement: str, word: str)
     assert tree({"routers/one.py": other.replace("{word}", word)}) != said
 
 
-def test_the_meaning_of_a_setting_does_not_count_and_its_default_does(tree: Tree) -> None:
+def test_the_default_of_a_setting_changes_the_digest_but_its_description_does_not(
+    tree: Tree,
+) -> None:
     text = "from routers.hyper import hyper\nclass One:\n    x: float = hyper({}, {}, tune={})\n"
 
     def code(*values: str) -> Code:
@@ -109,27 +115,27 @@ def test_the_meaning_of_a_setting_does_not_count_and_its_default_does(tree: Tree
     assert code("1.0", "'one'", "None") != code("2.0", "'one'", "None")
 
 
-def test_the_annotation_of_a_field_counts(tree: Tree) -> None:
+def test_the_annotation_of_a_field_changes_the_digest(tree: Tree) -> None:
     before = tree(FILES | {"routers/one.py": "class One:\n    x: int = 1\n"})
     assert tree({"routers/one.py": "class One:\n    x: float = 1\n"}) != before
 
 
-def test_the_class_that_an_annotation_names_is_followed(tree: Tree) -> None:
+def test_the_class_named_by_an_annotation_is_followed(tree: Tree) -> None:
     text = "from routers.base import Base\nclass One:\n    def f(self, base: Base): return base.x\n"
     assert names(tree(FILES | {"routers/one.py": text})) >= {"One", "Base", "helper"}
 
 
-def test_a_variable_hides_a_definition_of_its_name(tree: Tree) -> None:
+def test_a_local_variable_shadows_a_definition_of_its_name(tree: Tree) -> None:
     text = "from routers.base import Base\nclass One:\n    def f(self, Base): return Base\n"
     assert names(tree(FILES | {"routers/one.py": text})) == {"One"}
 
 
-def test_a_module_that_is_handed_on_counts_as_a_whole(tree: Tree) -> None:
+def test_a_module_passed_as_a_value_counts_as_a_whole(tree: Tree) -> None:
     text = "from routers import tools\nclass One:\n    x = vars(tools)\n"
     assert names(tree(FILES | {"routers/one.py": text})) == {"One", "helper", "unused", "LEVEL"}
 
 
-def test_statements_that_define_nothing_count_with_what_stands_beside_them(tree: Tree) -> None:
+def test_module_level_statements_count_with_the_names_that_they_change(tree: Tree) -> None:
     before = tree(FILES)
     table = "import math\nfrom routers import Base\nclass One(Base): ...\nTABLE = {}\n"
     assert tree({"routers/one.py": table}) == before
@@ -139,19 +145,19 @@ def test_statements_that_define_nothing_count_with_what_stands_beside_them(tree:
     assert tree({"routers/one.py": table + loop}) != before
 
 
-def test_a_buffer_that_is_registered_counts(tree: Tree) -> None:
+def test_a_registered_buffer_changes_the_digest(tree: Tree) -> None:
     text = "class One:\n    def __init__(self):\n        self.register_buffer('x', {})\n"
     before = tree(FILES | {"routers/one.py": text.format(1)})
     assert tree({"routers/one.py": text.format(2)}) != before
 
 
-def test_an_annotation_of_a_function_does_not_count(tree: Tree) -> None:
+def test_annotations_of_functions_do_not_change_the_digest(tree: Tree) -> None:
     text = "from routers.base import Base\nclass One(Base):\n    def f(self, x{}): return x\n"
     before = tree(FILES | {"routers/one.py": text.format("")})
     assert tree({"routers/one.py": text.format(": Base")}) == before
 
 
-def test_which_of_two_definitions_of_one_name_is_meant_counts(tree: Tree) -> None:
+def test_it_matters_which_of_two_definitions_a_name_refers_to(tree: Tree) -> None:
     files = FILES | {
         "routers/a.py": "def f(): return 1\n",
         "routers/b.py": "def f(): return 2\n",
@@ -165,13 +171,13 @@ def test_which_of_two_definitions_of_one_name_is_meant_counts(tree: Tree) -> Non
     assert sorted(one.lines) != sorted(two.lines)
 
 
-def test_what_changes_no_number_is_named_and_not_followed(tree: Tree) -> None:
+def test_modules_listed_as_changing_no_number_are_not_followed(tree: Tree) -> None:
     text = "from routers.quiet import say\nclass One:\n    x = say('x')\n"
     before = tree(FILES | {"routers/one.py": text})
     assert tree({"routers/quiet.py": "def say(text): return text.upper()\n"}) == before
 
 
-def test_modules_that_are_not_followed_exist_and_hold_no_component() -> None:
+def test_modules_that_are_not_followed_exist_and_define_no_component() -> None:
     kinds = (*REGISTRIES.values(), TRANSFORMS)
     homes = {entry.target.__module__ for registry in kinds for entry in registry.entries()}
     for module in NO_NUMBERS:
@@ -179,6 +185,6 @@ def test_modules_that_are_not_followed_exist_and_hold_no_component() -> None:
         assert module not in homes
 
 
-def test_a_definition_that_is_not_there_is_an_error() -> None:
+def test_a_missing_definition_is_an_error() -> None:
     with pytest.raises(LookupError, match=r"routers\.gone"):
         Definitions().of("routers.gone", "Gone")

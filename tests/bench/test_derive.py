@@ -1,4 +1,4 @@
-"""Derived trials: what they take from their parent, what they train, and what that costs."""
+"""Derived trials: what they take from their parent, what they train, and what it costs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPE = DataShape((1, 8, 8), 4, 96)
 
 @pytest.fixture
 def child(tiny_spec):
-    """A trial with a gate of two layers, derived from one with a linear gate."""
+    """Return a trial with a two-layer gate, derived from one with a linear gate."""
 
     def make(transform: str = "distill", **own):
         recipe = {"epochs": 4, "lr": 5e-3, **own}
@@ -43,7 +43,7 @@ def child(tiny_spec):
 
 @pytest.fixture
 def trained(tiny_dataset):
-    """A parent's model with weights that are not the initial ones."""
+    """Return a parent's model whose weights are no longer the initial ones."""
 
     def make(spec) -> nn.Module:
         model = trial_model(spec.parent, tiny_dataset)
@@ -63,7 +63,7 @@ def in_gates(names) -> bool:
     return all(".router." in name for name in names)
 
 
-def test_distilling_takes_what_the_parent_has_and_trains_the_gates(child, trained):
+def test_distilling_takes_the_parents_weights_and_trains_only_the_gates(child, trained):
     spec = child()
     parent = trained(spec)
     before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
@@ -78,7 +78,7 @@ def test_distilling_takes_what_the_parent_has_and_trains_the_gates(child, traine
     assert all(torch.equal(before[name], t) for name, t in parent.state_dict().items())
 
 
-def test_fine_tuning_takes_the_same_and_trains_everything(child, trained):
+def test_fine_tuning_takes_the_parents_weights_and_trains_everything(child, trained):
     spec = child("fine_tune")
     parent = trained(spec)
     model = starting_model(spec, SHAPE, Parent(parent))
@@ -88,24 +88,24 @@ def test_fine_tuning_takes_the_same_and_trains_everything(child, trained):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_nothing_in_common_is_refused_with_counts():
+def test_a_parent_without_common_weights_is_refused_with_counts():
     small, large = nn.Linear(2, 3), nn.Linear(4, 5)
     for name in ("distill", "fine_tune"):
         with pytest.raises(RequestError, match=r"none of the child's 2 .*its parent's 2"):
             TRANSFORMS.get(name).target(small, large)
 
 
-def test_gates_alone_are_distilled():
+def test_distilling_a_model_without_trainable_gates_is_refused():
     with pytest.raises(RequestError, match=r"has none that learns.*'fine_tune'"):
         TRANSFORMS.get("distill").target(nn.Linear(2, 3), nn.Linear(2, 3))
 
 
-def test_a_derived_trial_without_its_parent_is_no_trial(child, tiny_dataset, tmp_path):
+def test_a_derived_trial_needs_the_weights_of_its_parent(child, tiny_dataset, tmp_path):
     with pytest.raises(BenchError, match="its parent's model"):
         train_trial(child(), tiny_dataset, CPU, tmp_path)
 
 
-def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dataset, tmp_path):
+def test_training_changes_only_what_is_not_frozen(child, trained, tiny_dataset, tmp_path):
     spec = child(ema=0.9)
     parent = trained(spec)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, parent=Parent(parent))
@@ -124,7 +124,7 @@ def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dat
     assert any(not torch.equal(weights[name], initial[name]) for name in shared(weights, initial))
 
 
-def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dataset):
+def test_the_flops_of_a_step_depend_on_what_it_trains(child, trained, tiny_spec, tiny_dataset):
     spec = child()
     batches = TrainingBatches(spec, tiny_dataset, CPU)
 
@@ -138,13 +138,13 @@ def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dat
     dense = tiny_spec("dense", epochs=4, lr=5e-3)
     assert frozen.flops_budget == whole.flops_budget == budget(dense).flops_budget
     assert tuned.own.flops == whole.own.flops
-    # No gradient of weights, and none below the first gate: less than two thirds of a step.
+    # No weight gradients, and none at all below the first gate: less than two thirds of a step.
     assert whole.own.flops / 3 < frozen.own.flops < whole.own.flops * 2 / 3
     assert frozen.steps > whole.steps
     assert frozen.steps * frozen.own.flops == pytest.approx(frozen.flops_budget, rel=0.05)
 
 
-def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trained, tiny_dataset):
+def test_the_estimate_of_a_derived_trial_knows_what_is_frozen(child, trained, tiny_dataset):
     spec = child()
     estimated = estimate(spec, SHAPE, SHAPE)
     counted = resolve_budget(
@@ -156,7 +156,7 @@ def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trai
     assert estimated.training_bytes < tuned.training_bytes
 
 
-def test_a_parent_of_other_classes_has_not_all_that_is_needed(tiny_spec):
+def test_a_parent_with_other_classes_lacks_weights_that_are_needed(tiny_spec):
     parent = tiny_spec("soft_moe")
     spec = tiny_spec("soft_moe").derived(parent, "distill")
     with pytest.raises(RequestError, match=r"parameters besides the gates.*2 of .*'head\.weight'"):
@@ -176,10 +176,10 @@ def test_a_rehearsal_refuses_a_transform_that_does_not_fit(child, tiny_spec, tin
         rehearse(without_gate, Stripes(), CPU)
 
 
-def test_a_transform_of_ones_own(child):
+def test_a_user_can_register_a_transform(child):
     @register_transform("halve_of_the_test")
     def halve(parent, child):
-        """Take the head, halved."""
+        """Take the head with its weights halved."""
         with torch.no_grad():
             child.head.weight.copy_(parent.head.weight / 2)
 

@@ -1,4 +1,4 @@
-"""Runs with derived trials: in what order, reused when, and what a parent's failure costs."""
+"""Runs with derived trials: their order, their reuse, and what a parent's failure costs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def plan(datasets: Datasets) -> Callable[..., Plan]:
-    """Plans of the preset smoke, shortened, in these parts."""
+    """Make plans of a shortened preset smoke with these parts."""
 
     def make(*parts: dict[str, Any], suites: tuple[str, ...] = ("accuracy",), **asked: Any) -> Plan:
         smoke = load_preset("smoke")
@@ -62,7 +62,7 @@ def plan(datasets: Datasets) -> Callable[..., Plan]:
 
 @pytest.fixture
 def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
-    """Does a plan in this process."""
+    """Run a plan in this process."""
 
     def do(plan: Plan, retry: Retry = None) -> RunSummary:
         how = RunOptions(jobs=0, retry=retry)
@@ -72,14 +72,16 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSu
 
 
 def attempts(store: Store) -> list[AttemptRow]:
-    """In the plan's order."""
+    """Return the attempts in the plan's order."""
     with store.reading() as session:
         rows = select(AttemptRow).order_by(AttemptRow.trial_id, AttemptRow.id)
         return list(session.scalars(rows))
 
 
 @pytest.mark.slow
-def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tmp_path) -> None:
+def test_a_derived_trial_starts_from_its_parents_trained_weights(
+    plan, run, store, tmp_path
+) -> None:
     made = plan({"routers": [PARENT]}, DISTILLED, seeds=2)
     assert [planned.label for planned in made.trials] == LABELS * 2
     tally = run(made)
@@ -109,7 +111,7 @@ def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tm
 
 
 @pytest.mark.slow
-def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatch, store) -> None:
+def test_a_child_is_retrained_if_its_parent_changes(plan, run, monkeypatch, store) -> None:
     both = [{"routers": [PARENT]}, DISTILLED]
     run(plan(*both))
     elsewhere = [{"routers": [PARENT], "set": {"train.lr": 0.1}}, DISTILLED]
@@ -125,7 +127,7 @@ def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
+def test_a_parent_without_weights_is_retrained_if_a_child_needs_them(
     plan, run, store, tmp_path
 ) -> None:
     alone, both = [{"routers": [PARENT]}], [{"routers": [PARENT]}, DISTILLED]
@@ -159,9 +161,7 @@ def test_a_chain_without_weights_is_trained_again_where_its_last_trial_is_new(
 
 
 @pytest.mark.slow
-def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
-    plan, run, store, exploding
-) -> None:
+def test_a_failed_parent_fails_its_children_and_no_other_trial(plan, run, store, exploding) -> None:
     exploding.error = ValueError("boom")
     derived = {**CHILD, "parent": {"router": "exploding", "transform": "fine_tune"}}
     made = plan({"routers": ["exploding"]}, derived, {"routers": ["dense"]})
@@ -177,7 +177,7 @@ def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
     assert run(made, retry="failed").trained == 2
 
 
-def test_a_parent_that_diverges_fails_its_children(plan, run, store) -> None:
+def test_a_diverged_parent_fails_its_children(plan, run, store) -> None:
     wild = {"train.lr": 1e30, "train.clip_norm": None}
     run(plan({"routers": [PARENT], "set": wild}, DISTILLED))
     parent, child = attempts(store)
@@ -185,7 +185,7 @@ def test_a_parent_that_diverges_fails_its_children(plan, run, store) -> None:
     assert f"), diverged: {parent.error}" in child.error
 
 
-def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeypatch) -> None:
+def test_nothing_starts_if_a_transform_does_not_fit(plan, run, store, monkeypatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("nothing is trained")
 
@@ -196,7 +196,7 @@ def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeyp
     assert store.studies() == []
 
 
-def test_a_layer_is_measured_once_whatever_its_trials_started_from(plan) -> None:
+def test_a_layer_shared_by_parent_and_children_is_measured_once(plan) -> None:
     tuned = {"routers": [PARENT], "parent": {"router": PARENT, "transform": "fine_tune"}}
     made = plan({"routers": [PARENT]}, tuned, DISTILLED, suites=("throughput",))
     assert [layer.label for layer in made.layers] == [

@@ -1,4 +1,4 @@
-"""`doctor --device`: what a device computes against the CPU, seen where both are the CPU."""
+"""`doctor --device` compares a device with the CPU; here both are the CPU."""
 
 import getpass
 import platform
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def register():
-    """Register a router for this test alone."""
+    """Register a router for one test only."""
     names = []
 
     def registered(name, kind):
@@ -31,7 +31,7 @@ def register():
 
 
 class Chosen(Router):
-    """A top-1 router, to be spoilt."""
+    """A top-1 router that tests break."""
 
     def allocate(self, logits):
         return TokenChoiceRouting.top_k(logits.softmax(-1), 1, self.capacity(logits))
@@ -48,12 +48,12 @@ def test_the_cpu_agrees_with_itself():
     assert seen.faults == []
 
 
-def test_training_is_left_out_where_a_router_draws():
+def test_training_is_not_compared_for_a_router_that_draws_random_numbers():
     assert not agreement("random", CPU).in_training
     assert agreement("hash", CPU).in_training
 
 
-def test_a_router_that_computes_something_else_each_time_differs(register):
+def test_a_nondeterministic_router_is_reported_as_different(register):
     class Drawing(Chosen):
         def compute_logits(self, tokens, context):
             return torch.randn(*tokens.shape[:2], self.num_experts)
@@ -67,7 +67,7 @@ def test_a_router_that_computes_something_else_each_time_differs(register):
     assert "differs from the CPU" in seen.faults
 
 
-def test_a_router_that_fails_costs_no_other_its_result(register):
+def test_a_failing_router_does_not_affect_the_results_of_others(register):
     class Failing(Chosen):
         def allocate(self, logits):
             raise ArithmeticError("of this test")
@@ -77,7 +77,7 @@ def test_a_router_that_fails_costs_no_other_its_result(register):
     assert layer_speed("failing", "B", CPU, False, QUICK).error == "ArithmeticError: of this test"
 
 
-def test_errors_are_relative():
+def test_errors_are_relative_to_the_size_of_the_values():
     one = torch.tensor([3.0, 4.0])
     assert relative_error(one + torch.tensor([0.0, 0.5]), one) == pytest.approx(0.1)
     assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
@@ -99,7 +99,7 @@ def report(*agreements):
     return DeviceReport("cuda", {"device": "a GPU"}, list(agreements), {}, 3, 61.0, False)
 
 
-def test_a_report_says_what_is_wrong():
+def test_the_report_says_what_is_wrong():
     good = Agreement("good", 1e-6, 2e-6, in_training=True, repeatable=True, waits=False)
     late = Agreement("late", 1e-6, 2e-6, waits=True)
     open_about_it = Agreement("open", 1e-6, 2e-6, waits=True, declared="it must")
@@ -118,7 +118,7 @@ def test_a_report_says_what_is_wrong():
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_report_to_publish(tmp_path, capsys):
+def test_the_command_writes_a_report_for_publication(tmp_path, capsys):
     file = tmp_path / "report.md"
     with pytest.raises(SystemExit) as exited:
         main(["doctor", "--device", "cpu", "--quick", "--out", str(file), "--home", str(tmp_path)])
@@ -137,7 +137,7 @@ def test_the_command_writes_a_report_to_publish(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_refused(tmp_path, capsys):
+def test_a_missing_device_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exited:
         main(["doctor", "--device", "cuda", "--home", str(tmp_path / "runs")])
     assert exited.value.code == 2

@@ -1,4 +1,4 @@
-"""A training whose routers get logits that are not finite has diverged, whatever the router."""
+"""A training whose router logits are not finite has diverged, whatever the router."""
 
 import math
 
@@ -20,11 +20,11 @@ NAMES = [name for name in list_routers() if not issubclass(ROUTERS.get(name).tar
 
 
 def breaking_from(monkeypatch, number, value=math.nan):
-    """Logits of the second layer are `value` from this step on, counted from 0."""
+    """Set the second layer's logits to `value` from this step on, counted from 0."""
     step = Trainer.step
 
     def broken(self, at, counter=None):
-        if at == number and self.steps > 1:  # a budget is found with trainers of one step
+        if at == number and self.steps > 1:  # trainers of one step determine the budget
             router = list(moe_layers(self._model).values())[-1].router
             score = router.compute_logits
             router.compute_logits = lambda tokens, context: score(tokens, context) * 0 + value
@@ -34,7 +34,9 @@ def breaking_from(monkeypatch, number, value=math.nan):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_router_refuses_its_logits_by_layer(name, tiny_spec, tiny_dataset, monkeypatch):
+def test_every_router_names_the_layer_whose_logits_are_not_finite(
+    name, tiny_spec, tiny_dataset, monkeypatch
+):
     breaking_from(monkeypatch, 1)
     spec = tiny_spec(name)
     trainer = Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, steps=2)
@@ -51,7 +53,7 @@ def test_every_router_refuses_its_logits_by_layer(name, tiny_spec, tiny_dataset,
         *((name, value) for name in ("sigmoid_top_k", "relu") for value in (math.inf, -math.inf)),
     ],
 )
-def test_where_nothing_waits_for_the_logits_the_loss_is_nan(
+def test_the_loss_is_nan_if_logits_cannot_be_read_without_waiting(
     name, value, tiny_spec, tiny_dataset, monkeypatch
 ):
     for module in ("logits", "mixture", "transport"):  # as on a GPU
@@ -63,11 +65,13 @@ def test_where_nothing_waits_for_the_logits_the_loss_is_nan(
     assert trainer.step(1).isnan()
 
 
-def test_a_validation_whose_logits_nothing_waits_for_is_nan(tiny_spec, tiny_dataset, monkeypatch):
+def test_the_validation_loss_is_nan_if_logits_cannot_be_read_without_waiting(
+    tiny_spec, tiny_dataset, monkeypatch
+):
     monkeypatch.setattr("routers.logits.readable", lambda tensor: False)
     model = trial_model(tiny_spec("relu"), tiny_dataset)
     assert math.isfinite(evaluate(model, tiny_dataset, "val", batch_size=8, device=CPU).loss)
-    # A gate of ReLU lets no token of −∞ to an expert, so that the output alone would not show it.
+    # A ReLU gate sends no token with logits of −∞ to an expert, so the output would not show it.
     router = moe_layers(model).popitem()[1].router
     router.compute_logits = lambda tokens, context: torch.full(
         (*tokens.shape[:2], router.num_experts), -math.inf
@@ -76,7 +80,9 @@ def test_a_validation_whose_logits_nothing_waits_for_is_nan(tiny_spec, tiny_data
 
 
 @pytest.mark.parametrize("name", ["softmax_token_choice", "softmax_expert_choice", "soft_moe"])
-def test_a_training_diverges_by_logits(name, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+def test_a_training_with_nan_logits_has_diverged(
+    name, tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
     breaking_from(monkeypatch, 2)
     spec = tiny_spec(name, match="steps", epochs=0.5, evaluations=1, snapshots=1)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
@@ -89,7 +95,9 @@ def test_a_training_diverges_by_logits(name, tiny_spec, tiny_dataset, tmp_path, 
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
-def test_infinite_logits_diverge_too(value, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+def test_a_training_with_infinite_logits_has_diverged(
+    value, tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
     breaking_from(monkeypatch, 1, value)
     spec = tiny_spec(match="steps", epochs=0.5, evaluations=1, snapshots=1)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
@@ -97,9 +105,7 @@ def test_infinite_logits_diverge_too(value, tiny_spec, tiny_dataset, tmp_path, m
     assert "logit inf" in outcome.error or "no finite logit" in outcome.error
 
 
-def test_logits_that_the_last_step_broke_are_noticed(
-    tiny_spec, tiny_dataset, tmp_path, monkeypatch
-):
+def test_logits_broken_by_the_last_step_are_noticed(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
     step = Trainer.step
 
     def breaking(self, number, counter=None):
@@ -117,10 +123,10 @@ def test_logits_that_the_last_step_broke_are_noticed(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_that_fly_off_are_a_diverged_training(
+def test_exploding_weights_end_as_a_diverged_training(
     name, precision, tiny_spec, tiny_dataset, tmp_path
 ):
-    """Nothing that a router, its plan or its update makes of huge weights is another error."""
+    """Huge weights raise no other error in a router, its plan or its update."""
     experts = {"mumoe": {"name": "cp"}, "moe_plus_plus": {"name": "heterogeneous"}}
     spec = tiny_spec(
         name,
@@ -141,7 +147,7 @@ def test_weights_that_fly_off_are_a_diverged_training(
     assert status == "diverged"
 
 
-def test_a_measurement_says_layer_and_token(tiny_spec, tiny_dataset):
+def test_a_measurement_names_the_layer_and_token_of_a_non_finite_logit(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec(), tiny_dataset)
     name, layer = next(iter(moe_layers(model).items()))
     layer.router.gate.weight.data.fill_(math.nan)
@@ -149,12 +155,12 @@ def test_a_measurement_says_layer_and_token(tiny_spec, tiny_dataset):
         next(observe(model, tiny_dataset, "val", batch_size=4, device=CPU))
 
 
-def test_a_router_that_is_never_finite_diverges_before_its_budget_is_known(
+def test_a_router_whose_logits_are_never_finite_diverges_during_budgeting(
     tiny_spec, tiny_dataset, tmp_path
 ):
     @register_router("never_finite", family="mixture")
     class NeverFinite(Router):
-        """No logit is a number."""
+        """A router whose logits are all NaN."""
 
         def compute_logits(self, tokens, context):
             return super().compute_logits(tokens, context) * math.nan

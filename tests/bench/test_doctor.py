@@ -1,4 +1,4 @@
-"""The doctor finds what is broken, says how to mend it, and leaves nothing behind."""
+"""The doctor finds what is broken, says how to fix it, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from routers.plugins import PluginFailure
 
 @pytest.fixture
 def findings_of(tmp_path):
-    """Findings by name, of a home folder that does not exist yet."""
+    """Return the findings by name for a home folder that does not exist yet."""
 
     def diagnosed(home=tmp_path / "runs", database=None, plugins=()) -> dict[str, Finding]:
         return dict(diagnose(home, database or str(home / "bench.db"), plugins))
@@ -33,7 +33,7 @@ def findings_of(tmp_path):
     return diagnosed
 
 
-def test_this_machine_is_fit(findings_of, tmp_path):
+def test_this_machine_passes_every_check(findings_of, tmp_path):
     findings = findings_of()
     assert all(finding.status != "fail" for finding in findings.values()), findings
     assert findings["torch"].detail == torch.__version__
@@ -43,7 +43,7 @@ def test_this_machine_is_fit(findings_of, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_suite_that_measures_wrongly_fails(findings_of, monkeypatch):
+def test_a_suite_that_measures_wrongly_is_a_failed_check(findings_of, monkeypatch):
     monkeypatch.setattr(suites.balance, "gini", lambda counts: 0.5)
     finding = findings_of()["suites"]
     assert finding.status == "fail"
@@ -51,7 +51,7 @@ def test_a_suite_that_measures_wrongly_fails(findings_of, monkeypatch):
     assert "cannot be trusted" in finding.mend
 
 
-def test_a_database_that_is_there_is_opened(findings_of, tmp_path):
+def test_an_existing_database_is_opened(findings_of, tmp_path):
     file = tmp_path / "runs" / "bench.db"
     with open_store(file) as store:
         store.study("first", {})
@@ -88,7 +88,7 @@ def test_a_database_on_a_network_disk_fails(findings_of, tmp_path, monkeypatch):
 
 
 def test_a_home_that_cannot_be_written_fails(findings_of, monkeypatch):
-    """Permissions do not stop root, so the refusal is made."""
+    """Permissions do not stop root, so the test fakes the refusal."""
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
@@ -100,14 +100,14 @@ def test_a_home_that_cannot_be_written_fails(findings_of, monkeypatch):
     assert "--home" in finding.mend
 
 
-def test_a_home_below_a_file_fails(findings_of, tmp_path):
+def test_a_home_inside_a_file_fails(findings_of, tmp_path):
     (tmp_path / "file").write_text("")
     finding = findings_of(home=tmp_path / "file" / "runs")["home"]
     assert finding.status == "fail"
     assert "is a file" in finding.detail
 
 
-def test_a_full_disk_is_warned_of(findings_of, monkeypatch):
+def test_a_nearly_full_disk_gives_a_warning(findings_of, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**9, 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert findings_of()["home"].status == "warn"
@@ -120,14 +120,14 @@ def test_damaged_images_fail(findings_of, monkeypatch):
     assert "images.npz" in finding.mend
 
 
-def test_images_that_cannot_be_read_fail(findings_of, monkeypatch, tmp_path):
+def test_unreadable_images_fail(findings_of, monkeypatch, tmp_path):
     monkeypatch.setattr("bench.data.fashion_mnist_mini.FILE", tmp_path / "missing.npz")
     finding = findings_of()["data"]
     assert finding.status == "fail"
     assert "missing.npz" in finding.detail
 
 
-def test_more_threads_than_cores_are_warned_of(findings_of, monkeypatch):
+def test_more_threads_than_cores_give_a_warning(findings_of, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: environment.cores() + 1)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     finding = findings_of()["threads"]
@@ -140,12 +140,12 @@ def test_more_threads_than_cores_are_warned_of(findings_of, monkeypatch):
 
 
 @pytest.mark.parametrize(("load", "status"), [(0.0, "ok"), (1000.0, "warn")])
-def test_a_busy_machine_is_warned_of(findings_of, monkeypatch, load, status):
+def test_a_busy_machine_gives_a_warning(findings_of, monkeypatch, load, status):
     monkeypatch.setattr(psutil, "getloadavg", lambda: (load, load, load))
     assert findings_of()["load"].status == status
 
 
-def test_a_gpu_that_torch_cannot_use_is_warned_of(findings_of, monkeypatch):
+def test_a_gpu_that_torch_cannot_use_gives_a_warning(findings_of, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     finding = findings_of()["device"]
@@ -153,7 +153,9 @@ def test_a_gpu_that_torch_cannot_use_is_warned_of(findings_of, monkeypatch):
     assert "CUDA" in finding.mend
 
 
-def test_a_torch_that_does_not_import_fails_and_the_rest_is_looked_at(findings_of, monkeypatch):
+def test_a_torch_that_cannot_be_imported_fails_and_the_other_checks_still_run(
+    findings_of, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "torch", None)
     findings = findings_of()
     assert findings["torch"].status == "fail"
@@ -161,7 +163,7 @@ def test_a_torch_that_does_not_import_fails_and_the_rest_is_looked_at(findings_o
     assert findings["home"].status == "ok"
 
 
-def test_a_broken_entry_point_is_warned_of(findings_of, monkeypatch):
+def test_a_broken_entry_point_gives_a_warning(findings_of, monkeypatch):
     failures = [PluginFailure("x", "entry point x = x cannot be imported: x.py:1: …")]
     monkeypatch.setattr("routers.load_entry_points", lambda: failures)
     finding = findings_of()["plugins"]
@@ -186,7 +188,7 @@ def test_the_table_says_what_to_do():
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_a_machine_that_is_not_fit_ends_with_status_1(monkeypatch, tmp_path):
+def test_a_failed_check_ends_with_status_1(monkeypatch, tmp_path):
     for status, code in (("warn", 0), ("fail", 1)):
         monkeypatch.setattr(
             "bench.cli.doctor.diagnose", lambda *_, s=status: [("a", Finding(s, ""))]

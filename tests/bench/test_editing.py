@@ -1,4 +1,4 @@
-"""The suite on a real training: its edits are those of the layers, and its numbers add up."""
+"""The suite on a real training: it reports the edits really made, and its numbers add up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def marked(tiny_dataset):
-    """The stripes, of which half have an attribute that shows nowhere."""
+    """The stripes, half of them with an attribute that the images do not show."""
     splits = {
         name: Split(split.images, split.labels, torch.arange(len(split)) // 4 % 2)
         for name, split in tiny_dataset.splits.items()
@@ -32,7 +32,7 @@ def marked(tiny_dataset):
 @pytest.mark.parametrize("groups", ["image", "batch"])
 @pytest.mark.parametrize("name", ["softmax_token_choice", "soft_moe", "mumoe", "dense"])
 @pytest.mark.slow
-def test_what_is_told_of_the_edits_is_what_the_edited_model_answers(
+def test_reported_accuracies_are_those_of_the_edited_model(
     name, groups, tiny_spec, marked, tmp_path
 ):
     router = {"num_slots": 2} if name == "soft_moe" else {}
@@ -58,7 +58,7 @@ def test_what_is_told_of_the_edits_is_what_the_edited_model_answers(
             assert accuracy[label, value] == pytest.approx(right[chosen.numpy()].mean())
 
 
-def test_the_subject_tells_each_image_s_attribute_and_none_where_there_is_none(
+def test_the_subject_gives_the_attribute_of_each_image_or_none_if_there_is_none(
     tiny_spec, tiny_dataset, marked, tmp_path
 ):
     spec = tiny_spec()

@@ -37,7 +37,7 @@ def git(folder, *arguments):
     return done.stdout.strip()
 
 
-def test_a_clean_checkout_is_its_commit(checkout):
+def test_a_clean_checkout_is_described_by_its_commit(checkout):
     code = code_version(checkout)
     assert code.commit == git(checkout, "rev-parse", "HEAD")
     assert not code.dirty
@@ -45,7 +45,7 @@ def test_a_clean_checkout_is_its_commit(checkout):
     assert code.libraries["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_what_differs_from_the_commit_is_kept(checkout):
+def test_the_diff_from_the_commit_is_stored(checkout):
     (checkout / "router.py").write_text("x = 2\n")
     (checkout / "new.py").write_text("")
     code = code_version(checkout)
@@ -54,18 +54,18 @@ def test_what_differs_from_the_commit_is_kept(checkout):
     assert "?? new.py" in code.diff
 
 
-def test_a_change_that_is_no_utf_8_is_kept_as_far_as_it_can_be_read(checkout):
+def test_a_diff_that_is_not_utf_8_is_stored_as_far_as_it_can_be_decoded(checkout):
     (checkout / "router.py").write_bytes("x = 'é'\n".encode("latin-1"))
     assert "+x = '\ufffd'" in code_version(checkout).diff
 
 
-def test_a_staged_change_is_a_change(checkout):
+def test_staged_changes_are_part_of_the_diff(checkout):
     (checkout / "router.py").write_text("x = 3\n")
     git(checkout, "add", "router.py")
     assert "+x = 3" in code_version(checkout).diff
 
 
-def test_a_long_diff_is_cut_and_says_so(checkout, monkeypatch):
+def test_a_long_diff_is_truncated_and_says_so(checkout, monkeypatch):
     monkeypatch.setattr(environment, "LONGEST_DIFF", 300)
     (checkout / "router.py").write_text("y = 'long'\n" * 100)
     diff = code_version(checkout).diff
@@ -78,18 +78,18 @@ def test_a_copy_without_git_has_no_commit(tmp_path):
     assert (code.commit, code.dirty, code.diff) == (None, False, "")
 
 
-def test_a_copy_inside_of_another_repository_does_not_take_its_commit(checkout):
+def test_a_copy_inside_another_repository_does_not_take_its_commit(checkout):
     inside = checkout / "vendored"
     inside.mkdir()
     assert code_version(inside).commit is None
 
 
-def test_no_git_is_no_error(checkout, monkeypatch):
+def test_a_missing_git_is_not_an_error(checkout, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert code_version(checkout).commit is None
 
 
-def test_the_machine_is_described_and_stays_the_same():
+def test_the_description_of_the_machine_is_stable():
     here = machine()
     assert here == machine()
     assert here.name
@@ -108,7 +108,7 @@ def test_the_machine_is_described_and_stays_the_same():
         ("LD_PRELOAD", ""),
     ],
 )
-def test_settings_that_change_speed_make_another_machine(monkeypatch, name, value):
+def test_settings_that_affect_speed_count_as_another_machine(monkeypatch, name, value):
     monkeypatch.delenv(name, raising=False)
     before = machine()
     monkeypatch.setenv(name, value)
@@ -117,13 +117,13 @@ def test_settings_that_change_speed_make_another_machine(monkeypatch, name, valu
     assert after != before
 
 
-def test_the_number_of_threads_makes_another_machine(monkeypatch):
+def test_another_number_of_threads_counts_as_another_machine(monkeypatch):
     before = machine()
     monkeypatch.setattr(torch, "get_num_threads", lambda: before.threads + 1)
     assert machine() != before
 
 
-def test_gpus_and_their_driver_are_told(monkeypatch):
+def test_gpus_and_their_driver_are_described(monkeypatch):
     gpu = SimpleNamespace(name="Fast GPU", total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
@@ -138,7 +138,7 @@ def test_gpus_and_their_driver_are_told(monkeypatch):
     assert here.gpu_memory_bytes == 80 << 30
 
 
-def test_both_go_into_the_database_once(tmp_path, checkout):
+def test_code_version_and_machine_are_stored_once(tmp_path, checkout):
     with open_store(tmp_path / "bench.db") as store:
         assert store.machine(machine()) == store.machine(machine())
         assert store.code_version(code_version(checkout)) == store.code_version(

@@ -1,4 +1,4 @@
-"""An executor of one's own does whole runs: the interface is all that the job loop needs."""
+"""A custom executor does whole runs: the job loop needs nothing beyond its interface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 class ThreadExecutor:
-    """A thread of this process."""
+    """An executor whose worker is a thread of this process."""
 
     def __init__(self, context: RunContext, store: Store, datasets: Datasets) -> None:
         self.slots: tuple[str, ...] = ("cpu",)
@@ -76,7 +76,7 @@ def plan() -> Plan:
     return make_plan(request, Datasets())
 
 
-def test_an_executor_of_ones_own_does_a_run_leaves_when_asked_and_goes_on(
+def test_a_custom_executor_does_a_run_stops_when_asked_and_resumes(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def in_thread(self: Runner, stop: object) -> Executor:

@@ -1,4 +1,4 @@
-"""Trials of experts, for routers that ask for their losses: values, FLOPs, resumed trainings."""
+"""Losses of single experts, for routers that ask for them: values, FLOPs, resumed trainings."""
 
 import pytest
 import torch
@@ -26,7 +26,9 @@ def trainer(spec, dataset):
     return Trainer(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU, 6)
 
 
-def test_the_loss_of_an_expert_is_that_of_a_model_whose_layer_has_no_other(spec, tiny_dataset):
+def test_the_loss_of_an_expert_is_that_of_a_model_with_no_other_expert_in_the_layer(
+    spec, tiny_dataset
+):
     model = trial_model(spec, tiny_dataset).train()
     images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 4
     layer = moe_layers(model)["blocks.1.mlp"]
@@ -37,13 +39,13 @@ def test_the_loss_of_an_expert_is_that_of_a_model_whose_layer_has_no_other(spec,
     for expert in range(4):
         with torch.no_grad():
             for name, stack in layer.experts.named_parameters():
-                stack.copy_(stacks[name][expert].expand_as(stack))  # so any choice is this one
+                stack.copy_(stacks[name][expert].expand_as(stack))  # so every choice is this expert
             logits = model.eval()(images[:12])
         expected = F.cross_entropy(logits, labels[:12], reduction="none", label_smoothing=0.1)
         torch.testing.assert_close(losses[:, expert], expected)
 
 
-def test_a_step_costs_its_share_of_a_trial_whether_it_ends_with_one_or_not(spec, tiny_dataset):
+def test_the_cost_of_expert_trials_is_spread_evenly_over_the_steps(spec, tiny_dataset):
     counts = []
     for number in range(4):
         counter = FlopCounter()
@@ -52,11 +54,11 @@ def test_a_step_costs_its_share_of_a_trial_whether_it_ends_with_one_or_not(spec,
     assert len({counter.total for counter in counts}) == 1
     model = trial_model(spec, tiny_dataset).eval()
     forward = count_flops(model, torch.randn(12, 1, 8, 8)).total
-    # Two layers, four experts each; a trial spares a gate, and adds a loss.
+    # Two layers of four experts each; a trial skips one gate and adds a loss.
     assert counts[0].by_kind["trials"] == pytest.approx(2 * 4 * forward / 3, rel=0.02)
 
 
-def test_a_training_counts_a_trial_once(spec, tiny_dataset, monkeypatch):
+def test_a_training_counts_each_expert_trial_once(spec, tiny_dataset, monkeypatch):
     counted = []
     flops = step.trial_flops
     monkeypatch.setattr(step, "trial_flops", lambda *of: counted.append(flops(*of)) or counted[-1])
@@ -67,14 +69,14 @@ def test_a_training_counts_a_trial_once(spec, tiny_dataset, monkeypatch):
         assert counted == [counter.by_kind["trials"]]
 
 
-def test_the_estimate_counts_them_too_and_is_exact(spec, tiny_dataset):
+def test_the_estimate_includes_expert_trials_and_is_exact(spec, tiny_dataset):
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     estimated = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     assert estimated.exact
     assert estimated.budget == resolve_budget(spec, tiny_dataset, batches, CPU)
 
 
-def test_routers_that_ask_get_the_losses_after_some_steps(spec, tiny_dataset, monkeypatch):
+def test_routers_that_ask_get_expert_losses_every_few_steps(spec, tiny_dataset, monkeypatch):
     seen = []
     own = trial_model(spec, tiny_dataset)
     kind = type(moe_layers(own)["blocks.0.mlp"].router)
@@ -104,6 +106,6 @@ def test_an_interrupted_training_gives_the_same_bits(spec, tiny_dataset, tmp_pat
     assert [each.sha256 for each in parts.snapshots] == [each.sha256 for each in whole.snapshots]
 
 
-def test_a_batch_is_not_cut(spec, tiny_dataset):
+def test_a_batch_cannot_be_split_into_micro_batches(spec, tiny_dataset):
     model = trial_model(spec, tiny_dataset)
     assert "the router MixER is told the loads" in (why_not_cut(spec, model, 2) or "")

@@ -1,4 +1,4 @@
-"""What an error means for its attempt and its run: known by types and codes, not by prose."""
+"""What an error means for its attempt and its run, judged by types and codes, not messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from routers import RequestError
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_known_by_its_number_also_as_the_cause_of_another_error(
+def test_a_full_disk_is_recognised_by_errno_even_as_the_cause_of_another_error(
     number: int,
 ) -> None:
     error = RuntimeError("cannot save")
@@ -33,7 +33,7 @@ def test_a_full_disk_is_known_by_its_number_also_as_the_cause_of_another_error(
     assert not is_disk_full(OSError(errno.EACCES, "no space left on device"))
 
 
-def test_a_full_database_is_known_through_the_store(tmp_path: Path) -> None:
+def test_a_full_database_is_recognised_through_the_store(tmp_path: Path) -> None:
     url = resolve(tmp_path / "full.db")
     engine = create_engine(url)
     with engine.connect() as connection:
@@ -44,7 +44,7 @@ def test_a_full_database_is_known_through_the_store(tmp_path: Path) -> None:
     assert is_disk_full(raised.value)
 
 
-def test_memory_that_no_allocator_has_is_known() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**15)
     assert status_of(raised.value) == "out_of_memory"
@@ -59,7 +59,7 @@ def test_memory_that_no_allocator_has_is_known() -> None:
         ("model.groups", 7, "soft_moe: model.groups = 7 does not divide"),
     ],
 )
-def test_a_mistake_in_the_model_is_not_laid_to_a_router(
+def test_a_mistake_in_the_model_is_not_blamed_on_a_router(
     path: str, value: Any, message: str
 ) -> None:
     datasets, preset = Datasets(), load_preset("smoke")

@@ -25,7 +25,7 @@ def sources_of(spec: TrialSpec, kind: str) -> set[str]:
     return {name for part in parts if part.kind == kind for name in part.definitions}
 
 
-def test_a_router_does_not_depend_on_other_routers_nor_on_commands() -> None:
+def test_a_router_does_not_depend_on_other_routers_or_on_commands() -> None:
     spec = spec_of("softmax_token_choice")
     everything = set().union(*(sources_of(spec, kind) for kind in ("router", "protocol")))
     assert {"SoftmaxTokenChoice", "TokenChoiceRouting", "train_trial", "MoELayer"} <= everything
@@ -33,7 +33,7 @@ def test_a_router_does_not_depend_on_other_routers_nor_on_commands() -> None:
     assert not everything & {"SoftMoE", "Hash", "load_preset", "make_plan", "Store", "explain"}
 
 
-def test_a_wide_baseline_depends_on_the_experts_whose_parameters_it_has() -> None:
+def test_a_wide_baseline_depends_on_the_experts_whose_parameters_it_matches() -> None:
     spec = spec_of("dense")
     wide = spec.model_copy(update={"router": RouterConfig(name="dense_params")})
     assert [entry.name for entry in components_of(wide)] == ["dense_params", "mlp"]
@@ -57,7 +57,7 @@ def test_each_part_of_a_trial_changes_its_fingerprint() -> None:
     )
 
 
-def test_an_option_of_an_affinity_changes_the_trials_that_have_it_alone() -> None:
+def test_an_affinity_option_changes_only_the_trials_that_have_it() -> None:
     preset = load_preset("tiny").model_copy(update={"router": {}})
     options = {"affinity_options": {"initial_scale": 10.0}}
     sharp = preset.model_copy(update={"router": options})
@@ -71,7 +71,7 @@ def test_an_option_of_an_affinity_changes_the_trials_that_have_it_alone() -> Non
     assert changed == {"soft_moe"}
 
 
-def test_where_the_data_lies_does_not_change_a_fingerprint() -> None:
+def test_the_location_of_the_data_does_not_change_a_fingerprint() -> None:
     spec = spec_of("soft_moe")
     moved = spec.model_copy(update={"data": spec.data.model_copy(update={"data_dir": "/there"})})
     fingerprints = Fingerprints()
@@ -81,7 +81,7 @@ def test_where_the_data_lies_does_not_change_a_fingerprint() -> None:
     )
 
 
-def test_a_trial_is_made_of_its_components() -> None:
+def test_the_fingerprint_of_a_trial_covers_its_components() -> None:
     names = {(entry.kind, entry.name) for entry in components_of(spec_of("soft_moe"))}
     assert names == {
         ("router", "soft_moe"),
@@ -92,7 +92,7 @@ def test_a_trial_is_made_of_its_components() -> None:
     assert [entry.name for entry in components_of(spec_of("dense"))] == ["dense"]
 
 
-def test_a_layer_knows_no_recipe_no_seed_and_no_loss() -> None:
+def test_the_fingerprint_of_a_layer_ignores_training_seed_and_losses() -> None:
     spec = spec_of("soft_moe")
     fingerprints = Fingerprints()
     trained_otherwise = spec.model_copy(
@@ -106,7 +106,7 @@ def test_a_layer_knows_no_recipe_no_seed_and_no_loss() -> None:
 
 
 @pytest.mark.parametrize("name", ["TrainedTrial", "model_stats", "trial_model"])
-def test_what_is_measured_depends_on_what_suites_are_handed(
+def test_measurements_depend_on_the_code_that_suites_are_given(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured() -> tuple[str, str, str]:
@@ -125,7 +125,7 @@ def test_what_is_measured_depends_on_what_suites_are_handed(
     assert not set(measured()) & set(before)
 
 
-def test_pretrained_weights_count_by_their_content_not_their_place(tmp_path: Path) -> None:
+def test_pretrained_weights_count_by_content_not_by_location(tmp_path: Path) -> None:
     spec = next(iter(trial_specs(load_preset("smoke"))))
 
     def value(file: Path | None) -> str:

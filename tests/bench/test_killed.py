@@ -1,4 +1,4 @@
-"""Trainings in processes that are killed, and go on."""
+"""Trainings that resume after their process was killed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def spec_file(tiny_spec, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(spec_file: Path, tmp_path_factory) -> Outcome:
-    """Return the outcome of a training that nobody disturbs."""
+    """Return the outcome of an undisturbed training."""
     outcome, printed = trained(spec_file, tmp_path_factory.mktemp("whole"))
     assert printed == ""
     return outcome
@@ -54,7 +54,7 @@ def whole(spec_file: Path, tmp_path_factory) -> Outcome:
 
 @contextmanager
 def training(spec_file: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a process that trains, for as long as the context lasts."""
+    """Start a process that trains while the context lasts."""
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(spec_file), str(folder)],
         cwd=Path(__file__).parents[2],
@@ -70,7 +70,7 @@ def training(spec_file: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def trained(spec_file: Path, folder: Path) -> tuple[Outcome, str]:
-    """The outcome of a training that is left alone, and what it printed."""
+    """Return the outcome of a training that runs to its end, and what it printed."""
     with training(spec_file, folder) as process:
         out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
@@ -78,7 +78,7 @@ def trained(spec_file: Path, folder: Path) -> tuple[Outcome, str]:
 
 
 def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Until something is seen; the process must not end before."""
+    """Wait until a condition holds; the process must not end before."""
     while not seen():
         assert process.poll() is None, process.communicate()
         time.sleep(0.0001)
@@ -113,7 +113,7 @@ def test_a_training_killed_at_any_moment_gives_the_same_bits(spec_file, whole, t
     assert bits(parts) == bits(whole)
 
 
-def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(spec_file, whole, tmp_path):
+def test_a_training_killed_while_saving_resumes_from_the_previous_save(spec_file, whole, tmp_path):
     file = tmp_path / checkpoint.FILE
     with training(spec_file, tmp_path) as process:
         part = tmp_path / f"{checkpoint.FILE}.{process.pid}.part"
@@ -121,7 +121,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(spec_file
         while True:
             wait_for(part.exists, process)
             process.send_signal(signal.SIGSTOP)
-            time.sleep(0.05)  # until it stands still
+            time.sleep(0.05)  # until it has stopped
             if part.exists():
                 break
             process.send_signal(signal.SIGCONT)
@@ -136,7 +136,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(spec_file
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_a_living_process_writes_is_not_swept_away(tmp_path):
+def test_files_of_a_living_process_are_not_cleaned_up(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     dead, alive = (tmp_path / f"x.{pid}.part" for pid in (ended.pid, os.getppid()))

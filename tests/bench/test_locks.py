@@ -44,7 +44,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a process that takes a lock and holds it until its input ends."""
+    """Start a process that takes a lock and holds it until its input ends."""
     started = []
 
     def begin(kind: str) -> subprocess.Popen[str]:
@@ -66,7 +66,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with one GPU, as far as a lock's name goes."""
+    """Pretend that the machine has one GPU, as far as lock names are concerned."""
     properties = SimpleNamespace(uuid="6f9c2d")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
@@ -87,7 +87,7 @@ def end(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=60)[0].strip()
 
 
-def test_trainings_do_not_exclude_each_other_and_a_timing_waits_for_them_all(start):
+def test_trainings_run_side_by_side_and_a_timing_waits_for_all_of_them(start):
     first, second = start("training"), start("training")
     assert first.stdout.readline() == second.stdout.readline() == "holds\n"
     assert free(training)
@@ -107,7 +107,7 @@ def test_trainings_do_not_exclude_each_other_and_a_timing_waits_for_them_all(sta
 
 
 @pytest.mark.parametrize("kind", ["training", "timing"])
-def test_a_killed_holder_releases(start, kind):
+def test_a_killed_holder_releases_its_lock(start, kind):
     holder = start(kind)
     assert holder.stdout.readline() == "holds\n"
     assert not free(timing)
@@ -117,7 +117,7 @@ def test_a_killed_holder_releases(start, kind):
     assert waiter.stdout.readline() == "holds\n"
 
 
-def test_a_worker_is_told_by_the_command_of_its_run(tmp_path):
+def test_the_holder_named_for_a_worker_is_the_command_of_its_run(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     worker = context.Process(target=_hold, args=(str(tmp_path), ready), daemon=True)
@@ -141,7 +141,7 @@ def _hold(folder: str, ready) -> None:
         multiprocessing.Event().wait()
 
 
-def test_who_is_asked_to_leave_waits_no_longer(start):
+def test_waiting_ends_when_a_stop_is_requested(start):
     holder = start("timing")
     assert holder.stdout.readline() == "holds\n"
     said: list[str] = []
@@ -150,13 +150,13 @@ def test_who_is_asked_to_leave_waits_no_longer(start):
     assert len(said) == 1
 
 
-def test_an_error_inside_releases(folder):
+def test_an_error_inside_the_context_releases_the_lock(folder):
     with pytest.raises(KeyError), timing(CPU, impatient, bool):
         raise KeyError
     assert free(timing)
 
 
-def test_a_gpu_is_timed_while_the_cpu_trains_but_not_the_other_way_round(gpu):
+def test_a_gpu_can_be_timed_while_the_cpu_trains_but_not_vice_versa(gpu):
     with training(CPU, impatient, bool):
         assert free(timing, GPU)
     with training(GPU, impatient, bool):
@@ -176,7 +176,7 @@ def test_each_gpu_has_its_own_lock_by_uuid(gpu):
     assert lock_names(torch.device("mps")) == ["cpu", "mps"]
 
 
-def test_every_user_of_the_machine_can_take_it(folder):
+def test_every_user_of_the_machine_can_take_a_lock(folder):
     before = os.umask(0o077)
     try:
         assert free(timing)
@@ -186,14 +186,14 @@ def test_every_user_of_the_machine_can_take_it(folder):
     assert stat.S_IMODE(lock_file("cpu").stat().st_mode) == 0o666
 
 
-def test_a_lock_in_use_looks_used(folder):
+def test_taking_a_lock_updates_the_time_of_its_file(folder):
     assert free(timing)
     os.utime(lock_file("cpu"), (0, 0))
     assert free(training)
     assert lock_file("cpu").stat().st_mtime > 0
 
 
-def test_a_folder_that_cannot_be_is_named(folder):
+def test_a_lock_folder_that_cannot_be_created_is_named(folder):
     folder.write_text("in the way")
     with pytest.raises(BenchError, match=r"cannot use the lock .*moe-router-bench/cpu\.lock"):
         free(timing)

@@ -1,4 +1,4 @@
-"""Compute matched by the width of experts, by seconds and by steps: solved, trained, kept to."""
+"""Compute matched by expert width, by seconds and by steps: solved for, trained and kept to."""
 
 import time
 from collections import Counter
@@ -38,7 +38,7 @@ def by_clock(spec, seconds, tolerance=0.01):
     return spec.model_copy(update={"compute": compute})
 
 
-# What is asked for
+# Requests
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def by_clock(spec, seconds, tolerance=0.01):
         ({"match": "wall_clock", "seconds": 0}, "'?compute.seconds'? = 0"),
     ],
 )
-def test_seconds_are_the_budget_of_the_clock_and_of_nothing_else(compute, message):
+def test_seconds_are_required_when_matching_seconds_and_refused_otherwise(compute, message):
     with pytest.raises(RequestError, match=message):
         validated_preset({"name": "x", "description": "", "compute": compute}, "--set")
 
 
-def test_what_has_no_seconds_does_not_tell_of_them():
+def test_a_request_without_seconds_does_not_store_the_field():
     assert "seconds" not in load_preset("smoke").compute.model_dump()
 
 
@@ -86,9 +86,9 @@ def test_of_any_growing_cost_the_nearest_is_found(growth, target):
 
 
 def test_the_parameters_of_an_expert_by_hand(tiny_spec):
-    """Width 16, an MLP of 32 units becomes 4 experts of h and a gate: 4 · (33 h + 16) + 64.
+    """At width 16, an MLP of 32 units becomes 4 experts of h and a gate: 4 · (33 h + 16) + 64.
 
-    The dense MLP has 2 · 16 · 32 + 32 + 16 = 1072 parameters, so that h = 944 / 132 = 7.15: 7.
+    The dense MLP has 2 · 16 · 32 + 32 + 16 = 1072 parameters, so h = 944 / 132 = 7.15, that is 7.
     """
     (spec,) = solved(tiny_spec("softmax_token_choice", match="params"))
     assert spec.experts.options["hidden"] == 7
@@ -98,7 +98,7 @@ def test_the_parameters_of_an_expert_by_hand(tiny_spec):
 
 
 def test_the_flops_of_a_step_by_hand(tiny_spec):
-    """At capacity 2 twice the slots run, so experts of somewhat less than half of the 32 units."""
+    """At capacity 2 twice as many slots run, so experts get a little under half of the 32 units."""
     one, two = solved(
         tiny_spec("softmax_expert_choice", match="step_flops", router={"capacity_factor": 1.0}),
         tiny_spec("softmax_expert_choice", match="step_flops", router={"capacity_factor": 2.0}),
@@ -120,7 +120,7 @@ def test_the_flops_of_a_step_by_hand(tiny_spec):
 @pytest.mark.parametrize("match", ["step_flops", "params"])
 @pytest.mark.parametrize("name", ["soft_moe", "random", "frozen", "dense_params", "dense"])
 @pytest.mark.slow
-def test_what_is_solved_for_at_planning_is_what_training_counts(
+def test_the_flops_solved_for_at_planning_are_those_that_training_counts(
     match, name, tiny_spec, tiny_dataset
 ):
     (spec,) = solved(tiny_spec(name, match=match, experts={"num_experts": 2}))
@@ -130,10 +130,10 @@ def test_what_is_solved_for_at_planning_is_what_training_counts(
     amounts = {"step_flops": trained.dense.flops, "params": trained.dense.parameters}
     assert trained.amount == amounts[match]
     error = trained.error(ComputeUsed(trained.steps * trained.own.flops, trained.steps, 1.0))
-    assert abs(error) < 0.03  # of so small a model a unit more is that much
+    assert abs(error) < 0.03  # in so small a model, one more unit is that much
 
 
-def test_factorised_experts_are_solved_for_by_their_rank(tiny_spec):
+def test_factorised_experts_are_matched_by_their_rank(tiny_spec):
     spec = tiny_spec("softmax_mixture", match="params", experts={"name": "cp"})
     (matched,) = solved(spec)
     assert matched.found == ("experts.options.rank",)
@@ -141,7 +141,7 @@ def test_factorised_experts_are_solved_for_by_their_rank(tiny_spec):
     assert matched.experts.options["rank"] == by_construction
 
 
-def test_seeds_twins_and_children_share_what_is_solved_for(tiny_spec):
+def test_seeds_replicates_and_children_share_the_solved_width(tiny_spec):
     spec = tiny_spec("soft_moe", match="params", experts={"num_experts": 2})
     child = spec.derived(spec, "fine_tune")
     first, second, replicate, derived = solved(
@@ -152,21 +152,21 @@ def test_seeds_twins_and_children_share_what_is_solved_for(tiny_spec):
     assert derived.parent == first
 
 
-def test_the_child_of_a_dense_model_is_solved_for_as_if_from_scratch(tiny_spec):
+def test_the_child_of_a_dense_model_is_matched_as_if_trained_from_scratch(tiny_spec):
     spec = tiny_spec("soft_moe", match="params", experts={"num_experts": 2})
     alone, child = solved(spec, spec.derived(spec.dense(), "fine_tune"))
     assert child.experts == alone.experts
     assert child.parent.router.name == "dense"
 
 
-def test_routers_of_other_widths_stand_in_one_condition(tiny_spec):
+def test_routers_with_different_solved_widths_share_one_condition(tiny_spec):
     names = ("dense", "dense_params", "soft_moe", "softmax_token_choice")
     specs = solved(*(tiny_spec(n, match="step_flops", experts={"num_experts": 2}) for n in names))
     assert len({spec.experts.options.get("hidden") for spec in specs}) > 2
     assert not any(conditions([spec.model_dump(mode="json") for spec in specs]))
 
 
-def test_other_matches_solve_for_nothing(tiny_spec):
+def test_other_ways_of_matching_solve_for_nothing(tiny_spec):
     for match in ("total_flops", "steps"):
         spec = tiny_spec("soft_moe", match=match)
         assert solved(spec) == [spec]
@@ -180,7 +180,7 @@ def test_other_matches_solve_for_nothing(tiny_spec):
         ({"num_experts": 64}, "num_experts = 64 of width 1 has .* parameters, and the dense model"),
     ],
 )
-def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):
+def test_a_trial_that_cannot_be_matched_by_width_says_why(experts, message, tiny_spec):
     with pytest.raises(RequestError, match=message):
         solved(tiny_spec("softmax_token_choice", match="params", experts=experts))
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):
         ("steps", 60, 60, ComputeUsed(1.0, 50, 9.0), -1 / 6, False),
     ],
 )
-def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_spec):
+def test_each_way_of_matching_has_its_budget(match, amount, steps, spent, error, met, tiny_spec):
     spec = tiny_spec("soft_moe", epochs=10)
     if match == "wall_clock":
         spec = by_clock(spec, 10.0)
@@ -220,7 +220,7 @@ def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_
 
 
 def walked(schedule, pace_at, state=None):
-    """Follow a schedule to its end, where each step takes `pace_at(step)` seconds."""
+    """Follow a schedule to its end; each step takes `pace_at(step)` seconds."""
     state = state or TrainingState()
     segments = []
     while not state.over:
@@ -239,7 +239,7 @@ def walked(schedule, pace_at, state=None):
 TRAIN = TrainConfig(epochs=1, evaluations=5, snapshots=1)
 
 
-def test_at_an_even_pace_the_clock_leads_as_steps_do():
+def test_at_an_even_pace_the_schedule_by_seconds_equals_that_by_steps():
     clock, segments = walked(ByAmount("seconds", 20.0, TRAIN, 0.2), lambda _: 0.2)
     steps, same = walked(ByStep(100, TRAIN), lambda _: 0.2)
     assert segments == same
@@ -263,8 +263,8 @@ def test_whatever_the_pace_the_clock_is_missed_by_its_last_segments_at_most(pace
     assert all(segment.end <= segment.steps for segment in segments)
 
 
-def test_a_training_by_the_clock_goes_on_from_its_state():
-    """A pace that was misjudged is corrected by what was measured."""
+def test_a_training_by_seconds_resumes_from_its_state():
+    """A misjudged pace is corrected by measurements."""
     first = TrainingState(steps=50, seconds=10.0)
     clock = ByAmount("seconds", 20.0, TRAIN, 99.0)
     assert clock.steps(first) == 100
@@ -274,7 +274,7 @@ def test_a_training_by_the_clock_goes_on_from_its_state():
 
 
 class Ticking:
-    """A clock that moves by itself, each time that it is read."""
+    """A clock that advances each time that it is read."""
 
     def __init__(self, tick):
         self.time, self.tick = 0.0, tick
@@ -296,10 +296,8 @@ def test_a_training_stops_when_its_seconds_are_spent(tiny_spec, tiny_dataset, tm
     assert outcome.flops > 0
 
 
-def test_a_stretch_by_the_clock_takes_what_the_clock_says(
-    tiny_spec, tiny_dataset, tmp_path, monkeypatch
-):
-    """Each segment takes a second of this clock, whatever its steps, or two where it counts."""
+def test_a_segment_lasts_as_long_as_the_clock_says(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+    """Each segment takes one second of this clock, whatever its steps, or two if it counts."""
     monkeypatch.setattr(loop, "time", Ticking(1.0))
     spec = by_clock(tiny_spec("dense", evaluations=1, snapshots=1), 10.0)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
@@ -307,7 +305,7 @@ def test_a_stretch_by_the_clock_takes_what_the_clock_says(
     assert outcome.seconds == pytest.approx(10.0, abs=2.0)
 
 
-def test_an_interrupted_training_by_the_clock_spends_what_is_left(
+def test_an_interrupted_training_by_seconds_spends_the_remaining_ones(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(loop, "time", Ticking(1.0))
@@ -327,7 +325,9 @@ def test_an_interrupted_training_by_the_clock_spends_what_is_left(
     assert [p.step for p in outcome.history if p.name == "val_top1"][-1] == outcome.steps
 
 
-def test_seconds_of_another_machine_are_not_gone_on_with(tiny_spec, tiny_dataset, monkeypatch):
+def test_a_training_by_seconds_is_not_resumed_on_another_machine(
+    tiny_spec, tiny_dataset, monkeypatch
+):
     timed, counted = by_clock(tiny_spec("dense"), 5.0), tiny_spec("dense")
     here = [checkpoint.training_of(spec, tiny_dataset) for spec in (timed, counted)]
     monkeypatch.setattr(checkpoint.platform, "node", lambda: "another")
@@ -350,7 +350,9 @@ def test_seconds_of_another_machine_are_not_gone_on_with(tiny_spec, tiny_dataset
         ("dense", {}, None),
     ],
 )
-def test_the_capacity_that_a_run_really_had(name, router, real, tiny_spec, tiny_dataset):
+def test_model_stats_report_the_actual_capacity_of_a_run(
+    name, router, real, tiny_spec, tiny_dataset
+):
     spec = tiny_spec(name, router=router)
     model = trial_model(spec, tiny_dataset)
     seen = next(observe(model, tiny_dataset, "val", batch_size=16, device=CPU))
@@ -358,7 +360,7 @@ def test_the_capacity_that_a_run_really_had(name, router, real, tiny_spec, tiny_
 
 
 @pytest.mark.parametrize("match", ["step_flops", "params", "steps"])
-def test_a_training_spends_what_was_matched(match, tiny_spec, tiny_dataset, tmp_path):
+def test_a_training_spends_the_matched_budget(match, tiny_spec, tiny_dataset, tmp_path):
     dense, routed = solved(
         *(tiny_spec(n, match=match, experts={"num_experts": 2}) for n in ("dense", "soft_moe"))
     )

@@ -1,4 +1,4 @@
-"""Batches in parts: when they are the same optimisation, and that they are."""
+"""Micro-batches: when they leave the optimisation the same, and proof that they do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ["dense", "softmax_token_choice", "soft_moe", "sinkhorn_expert_choice"]
 
 @pytest.fixture
 def both(tiny_dataset) -> Callable[[TrialSpec], list[Trainer]]:
-    """Two trainers of one trial: with whole batches, and with halves."""
+    """Make two trainers of one trial: with whole batches, and with halves."""
 
     def make(spec: TrialSpec) -> list[Trainer]:
         batches = TrainingBatches(spec, tiny_dataset, CPU)
@@ -38,7 +38,7 @@ def both(tiny_dataset) -> Callable[[TrialSpec], list[Trainer]]:
 
 
 def cut(spec: TrialSpec, parts: int = 2) -> TrialSpec:
-    """Return the same trial, each of its batches cut into so many parts."""
+    """Return the same trial with each batch split into that many parts."""
     train = spec.train.model_copy(update={"micro_batches": parts})
     return spec.model_copy(update={"train": train})
 
@@ -73,7 +73,7 @@ CUTTABLE = LATER[: LATER.index("expert_race")]
 
 @pytest.mark.parametrize("name", LATER)
 @pytest.mark.slow
-def test_a_router_of_later_work_is_the_same_in_halves_or_refused(name, tiny_spec, both):
+def test_every_other_router_trains_the_same_in_halves_or_is_refused(name, tiny_spec, both):
     spec = tiny_spec(name)
     if name not in CUTTABLE:
         with pytest.raises(RequestError, match="would change what is computed: the router"):
@@ -88,7 +88,7 @@ def test_a_router_of_later_work_is_the_same_in_halves_or_refused(name, tiny_spec
 
 
 @pytest.mark.parametrize("batch_size", [16, 5])
-def test_losses_over_sums_are_the_same_in_parts(batch_size, tiny_spec, both):
+def test_losses_of_batch_sums_are_the_same_in_parts(batch_size, tiny_spec, both):
     losses = dict.fromkeys(["importance", "gshard", "router_similarity", "z"], 1.0)
     trainers = both(tiny_spec("softmax_token_choice", batch_size=batch_size, losses=losses))
     for step in range(2):
@@ -98,7 +98,7 @@ def test_losses_over_sums_are_the_same_in_parts(batch_size, tiny_spec, both):
             torch.testing.assert_close(halves[key].grad, parameter.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_the_first_pass_draws_what_the_second_draws(tiny_spec, both, monkeypatch):
+def test_both_passes_draw_the_same_random_numbers(tiny_spec, both, monkeypatch):
     asked = {True: [], False: []}
     whole = Parts.whole
 
@@ -131,7 +131,7 @@ def test_state_is_updated_once_a_step_under_activation_checkpointing(tiny_spec, 
 @pytest.mark.parametrize("name", [*NAMES, "cosine"])
 @pytest.mark.slow
 def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec, tiny_dataset):
-    """The gates of Soft MoE and of the cosine norm their parameters in each half."""
+    """Soft MoE and the cosine affinity normalise their gate's parameters in each half."""
     router = {"affinity": "cosine"} if name == "cosine" else {}
     name = "softmax_token_choice" if name == "cosine" else name
     spec = tiny_spec(name, router=router, batch_size=batch_size, precision=precision)
@@ -140,8 +140,8 @@ def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec,
     assert halves == whole
 
 
-def test_the_first_of_two_passes_takes_no_steps_from_a_training(tiny_spec, tiny_dataset):
-    """It buys memory, as all that micro-batches add; the budget is of the optimisation."""
+def test_the_extra_pass_of_micro_batches_costs_no_training_steps(tiny_spec, tiny_dataset):
+    """It only saves memory; the budget counts the optimisation."""
     spec = tiny_spec("softmax_token_choice", losses={"importance": 1.0})
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     whole, halves = (resolve_budget(each, tiny_dataset, batches, CPU) for each in (spec, cut(spec)))
@@ -149,7 +149,7 @@ def test_the_first_of_two_passes_takes_no_steps_from_a_training(tiny_spec, tiny_
     assert halves.own.flops == pytest.approx(whole.own.flops, rel=1e-4)
 
 
-def test_halves_take_more_by_what_does_not_grow_with_the_images(tiny_spec, both):
+def test_halves_cost_more_only_by_work_independent_of_the_images(tiny_spec, both):
     whole, halves = both(tiny_spec("dense"))
     counters = [FlopCounter(), FlopCounter()]
     for each, counter in zip((whole, halves), counters, strict=True):
@@ -159,7 +159,7 @@ def test_halves_take_more_by_what_does_not_grow_with_the_images(tiny_spec, both)
     assert counters[1].total - counters[0].total == halves.overhead
 
 
-def test_a_training_in_halves_takes_the_steps_and_flops_of_a_whole_one_and_goes_on(
+def test_a_training_in_halves_has_the_steps_and_flops_of_a_whole_one_and_resumes(
     tiny_spec, tiny_dataset, tmp_path
 ):
     spec = tiny_spec("soft_moe", epochs=4)
@@ -174,8 +174,10 @@ def test_a_training_in_halves_takes_the_steps_and_flops_of_a_whole_one_and_goes_
     assert train_trial(cut(spec), tiny_dataset, CPU, parts).sha256 == halves.sha256
 
 
-def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
-    """Nowhere does the whole batch go through the model, not where its FLOPs are counted."""
+def test_the_whole_batch_never_goes_through_the_model_at_once(
+    tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
+    """Not even when FLOPs are counted."""
     sizes = set()
     step = Trainer.step
 
@@ -193,7 +195,7 @@ def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, m
     assert sizes == {8}
 
 
-# Why not
+# Refusals
 
 
 @pytest.fixture
@@ -221,11 +223,11 @@ def layer_of(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "random", "frozen"])
-def test_what_routes_within_an_image_can_be_cut(name, tiny_spec, tiny_dataset):
+def test_batches_can_be_split_if_routing_stays_within_an_image(name, tiny_spec, tiny_dataset):
     assert reason(tiny_spec(name), tiny_dataset) is None
 
 
-def test_what_a_model_without_moe_layers_does_not_use_is_no_reason(tiny_spec, tiny_dataset):
+def test_settings_that_a_dense_model_does_not_use_are_no_reason_to_refuse(tiny_spec, tiny_dataset):
     spec = tiny_spec("dense", losses={"importance": 0.1}, model={"groups": "batch"})
     assert reason(spec, tiny_dataset) is None
 
@@ -236,24 +238,26 @@ def test_a_batch_has_no_more_parts_than_images(tiny_spec, tiny_dataset):
 
 
 @pytest.mark.parametrize("groups", ["batch", 8, 64])
-def test_groups_of_several_images_are_a_reason(groups, tiny_spec, tiny_dataset):
+def test_groups_of_several_images_are_a_reason_to_refuse(groups, tiny_spec, tiny_dataset):
     why = reason(tiny_spec(model={"groups": groups}), tiny_dataset)
     assert why == f"model.groups = {groups!r} routes tokens of several images together"
 
 
-def test_a_loss_that_is_no_function_of_sums_is_a_reason(tiny_spec, tiny_dataset):
+def test_a_loss_that_is_no_function_of_sums_is_a_reason_to_refuse(tiny_spec, tiny_dataset):
     why = reason(tiny_spec(losses={"z": 0.1, "sample_similarity": 0.1}), tiny_dataset)
     assert why == "the loss 'sample_similarity' is taken over the whole batch"
     assert reason(tiny_spec(losses={"sample_similarity": 0.0}), tiny_dataset) is None
 
 
-def test_a_router_that_is_told_the_loads_is_a_reason(listener, tiny_spec, tiny_dataset):
+def test_a_router_that_uses_the_loads_of_a_step_is_a_reason_to_refuse(
+    listener, tiny_spec, tiny_dataset
+):
     why = reason(tiny_spec("listener"), tiny_dataset)
     assert why == "the router Listener is told the loads of the whole batch"
 
 
 class RunningMean(nn.Module):
-    """Statistics of the batch in a class of its own, as timm's EvoNorm has them."""
+    """A custom layer with batch statistics, like timm's EvoNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,7 +277,9 @@ class RunningMean(nn.Module):
     ],
 )
 @pytest.mark.parametrize("where", ["model", "router", "experts"])
-def test_statistics_of_the_batch_are_a_reason(norm, is_reason, where, tiny_spec, tiny_dataset):
+def test_statistics_of_the_batch_are_a_reason_to_refuse(
+    norm, is_reason, where, tiny_spec, tiny_dataset
+):
     def change(model: nn.Module) -> None:
         layer = layer_of(model)
         at = {"model": model, "router": layer.router, "experts": layer.experts}[where]
@@ -287,7 +293,7 @@ def test_statistics_of_the_batch_are_a_reason(norm, is_reason, where, tiny_spec,
     assert why == (message if is_reason else None)
 
 
-def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_spec, tiny_dataset):
+def test_buffers_are_a_reason_to_refuse_only_in_moe_layers(tiny_spec, tiny_dataset):
     def in_router(model: nn.Module) -> None:
         layer_of(model).router.register_buffer("mean", torch.zeros(4))
 
@@ -297,7 +303,9 @@ def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_s
     assert reason(spec, tiny_dataset, lambda m: m.register_buffer("grid", torch.zeros(4))) is None
 
 
-def test_a_training_that_would_be_another_one_is_refused(tiny_spec, tiny_dataset, tmp_path):
+def test_micro_batches_that_would_change_the_training_are_refused(
+    tiny_spec, tiny_dataset, tmp_path
+):
     spec = cut(tiny_spec(losses={"sample_similarity": 0.1}))
     match = "train.micro_batches = 2 .*: the loss 'sample_similarity' is taken over the whole batch"
     with pytest.raises(RequestError, match=match):
@@ -307,12 +315,12 @@ def test_a_training_that_would_be_another_one_is_refused(tiny_spec, tiny_dataset
 # The setting
 
 
-def test_whole_batches_are_described_as_before_there_were_parts(tiny_spec):
+def test_whole_batches_are_described_as_before_the_setting_existed(tiny_spec):
     assert "micro_batches" not in tiny_spec().model_dump(mode="json")["train"]
     assert cut(tiny_spec()).model_dump(mode="json")["train"]["micro_batches"] == 2
 
 
-def test_parts_of_a_batch_need_less_memory(tiny_spec):
+def test_micro_batches_need_less_memory(tiny_spec):
     data = DataShape((1, 8, 8), 4, 96)
     whole, halves = (estimate(each, data) for each in (tiny_spec(), cut(tiny_spec())))
     assert halves.training_bytes < whole.training_bytes

@@ -1,4 +1,4 @@
-"""`bench.py new` writes a router that is right as it stands, and overwrites nothing."""
+"""`bench.py new` writes a router that works unchanged, and overwrites nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_generated_test_passes(tmp_path):
-    """As a user runs it: in a folder of their own, in a fresh process, warnings as errors."""
+    """It runs as a user runs it: in their own folder, a fresh process, warnings as errors."""
     files = write_router("my_router", tmp_path)
     assert [file.name for file in files] == ["my_router.py", "test_my_router.py"]
     done = subprocess.run(
@@ -52,7 +52,7 @@ def test_the_generated_router_passes_check_and_has_a_card(tmp_path):
 
 
 def test_the_generated_test_notices_a_mistake(tmp_path):
-    """It is no decoration: a router that ignores its temperature does not pass."""
+    """The test has teeth: a router that ignores its temperature does not pass."""
     router, test = write_router("my_router", tmp_path)
     text = router.read_text()
     assert "logits / self.temperature" in text
@@ -71,7 +71,7 @@ def test_the_generated_test_notices_a_mistake(tmp_path):
 
 @pytest.mark.parametrize("taken", ["mine.py", "test_mine.py"])
 def test_nothing_is_overwritten(tmp_path, taken, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)  # as where the folder is the repository's
+    monkeypatch.syspath_prepend(tmp_path)  # as if the folder were the repository's
     (tmp_path / taken).write_text("precious")
     with pytest.raises(RequestError, match="exists already"):
         write_router("mine", tmp_path)
@@ -98,13 +98,13 @@ def test_nothing_is_overwritten(tmp_path, taken, monkeypatch):
         ("Torch", "my_torch"),
     ],
 )
-def test_a_name_that_cannot_be_one_is_answered_with_the_nearest(tmp_path, name, nearest):
+def test_an_invalid_name_is_refused_with_the_nearest_valid_one(tmp_path, name, nearest):
     with pytest.raises(RequestError, match=f"'{nearest}' would do"):
         write_router(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
     write_router(nearest, tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_clear_message(tmp_path):
     with pytest.raises(RequestError, match=r"cannot write .*mine\.py: No such file or directory"):
         write_router("mine", tmp_path / "missing")

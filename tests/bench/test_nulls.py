@@ -1,4 +1,4 @@
-"""What every router is held against stands in every preset that compares routers."""
+"""Every preset that compares routers contains the null routers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from routers import list_routers
 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "mixtures", "small", "study"])
-def test_the_four_nulls_stand_in_each_preset(name):
+def test_each_preset_contains_the_four_nulls(name):
     assert set(NULLS) <= set(load_preset(name).routers)
 
 

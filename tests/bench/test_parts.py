@@ -26,7 +26,7 @@ DISTILLED = {
 
 @pytest.fixture
 def preset() -> Callable[..., Preset]:
-    """The preset smoke in these parts: `preset({"routers": […], "set": {…}}, …)`."""
+    """Make the preset smoke with these parts: `preset({"routers": […], "set": {…}}, …)`."""
 
     def make(*parts: dict[str, Any], **fields: Any) -> Preset:
         smoke = load_preset("smoke").model_dump()
@@ -45,7 +45,7 @@ def names(specs: list[TrialSpec]) -> list[str]:
     return [spec.router.name for spec in specs]
 
 
-def test_a_part_is_the_preset_with_its_settings_and_routers(preset) -> None:
+def test_a_part_is_the_preset_with_its_own_settings_and_routers(preset) -> None:
     asked = preset(
         {"routers": ["soft_moe"], "set": {"experts.num_experts": 2, "router.num_slots": 3}},
         {"set": {"model.layers": "all"}},
@@ -59,11 +59,11 @@ def test_a_part_is_the_preset_with_its_settings_and_routers(preset) -> None:
     assert {spec.experts.num_experts for spec in others if spec.router.name == "random"} == {4}
 
 
-def test_one_part_without_settings_is_the_preset(preset) -> None:
+def test_a_single_part_without_settings_equals_the_preset(preset) -> None:
     assert trials(preset({})) == trials(preset())
 
 
-def test_all_parts_come_for_each_condition_and_each_seed_before_the_next(preset) -> None:
+def test_all_parts_come_before_the_next_condition_and_the_next_seed(preset) -> None:
     specs = trials(
         preset({"routers": ["random"]}, {"routers": ["soft_moe"]}, sweep={"train.lr": (1, 2)}),
         seeds=2,
@@ -73,7 +73,7 @@ def test_all_parts_come_for_each_condition_and_each_seed_before_the_next(preset)
     assert order == [(seed, *each) for seed in (0, 1) for each in once]
 
 
-def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(preset) -> None:
+def test_a_part_overrides_the_preset_and_its_sweep_and_the_command_overrides_both(preset) -> None:
     part = {"routers": ["random"], "set": {"train.lr": 5.0, "train.losses": {}}}
 
     def rates(**asked: Any) -> list[float]:
@@ -101,7 +101,7 @@ def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(pre
         ({"parent": {"router": "random", "transform": "distil"}}, "no transform.*'distill'"),
     ],
 )
-def test_a_part_that_cannot_be_is_refused(preset, fields, message) -> None:
+def test_an_impossible_part_is_refused(preset, fields, message) -> None:
     with pytest.raises(RequestError, match=message):
         trials(preset({}, fields))
 
@@ -118,14 +118,14 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, message) -> None:
         ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is not a list"),
     ],
 )
-def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, message) -> None:
+def test_an_error_in_a_part_names_its_place_in_the_file(tmp_path: Path, text, message) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"description: mine\nparts:\n  - {text}\n")
     with pytest.raises(RequestError, match=message):
         load_preset(str(file))
 
 
-def test_chosen_routers_stay_in_the_parts_that_have_them(preset) -> None:
+def test_chosen_routers_are_taken_from_the_parts_that_have_them(preset) -> None:
     few = {"experts.num_experts": 2}
     asked = preset({"routers": ["random", "soft_moe"]}, {"routers": ["soft_moe"], "set": few}, {})
     assert names(trials(asked, routers=["soft_moe"])) == ["soft_moe", "soft_moe"]
@@ -135,7 +135,7 @@ def test_chosen_routers_stay_in_the_parts_that_have_them(preset) -> None:
     assert len(trials(asked, routers=["all"])) > 10
 
 
-def test_a_router_that_no_part_has_is_answered_with_the_nearest(preset) -> None:
+def test_a_router_that_no_part_has_is_refused_with_the_nearest_name(preset) -> None:
     asked = preset({"routers": ["random"]}, {"routers": ["soft_moe"]})
     with pytest.raises(
         RequestError, match=r"no part of preset 'smoke' has router 'randm'.*'random"
@@ -152,7 +152,7 @@ def test_a_setting_that_no_router_of_any_part_has_is_refused(preset) -> None:
         trials(asked, routers=["random"], settings={"router.num_slots": 2})
 
 
-def test_a_derived_trial_starts_from_its_condition_and_seed(preset) -> None:
+def test_a_derived_trial_starts_from_a_parent_of_its_condition_and_seed(preset) -> None:
     specs = trials(preset({"routers": [ATTENTIVE]}, DISTILLED, **LOSSES), seeds=2)
     assert names(specs) == [ATTENTIVE, PLAIN] * 4
     for parent, child in zip(specs[::2], specs[1::2], strict=True):
@@ -162,7 +162,7 @@ def test_a_derived_trial_starts_from_its_condition_and_seed(preset) -> None:
     assert [spec.seed for spec in specs] == [0] * 4 + [1] * 4
 
 
-def test_a_parent_may_be_of_the_same_part_or_be_derived_itself(preset) -> None:
+def test_a_parent_may_belong_to_the_same_part_or_be_derived_itself(preset) -> None:
     tuned = {"router": "random", "transform": "fine_tune"}
     more = {"routers": ["hash"], "parent": {"router": "dense", "transform": "fine_tune"}}
     random, dense, hashed = trials(preset({"routers": ["random", "dense"], "parent": tuned}, more))
@@ -171,7 +171,7 @@ def test_a_parent_may_be_of_the_same_part_or_be_derived_itself(preset) -> None:
     assert hashed.parent == dense
 
 
-def test_a_parent_that_was_not_asked_for_is_trained_too(preset) -> None:
+def test_a_parent_is_trained_even_if_not_requested(preset) -> None:
     asked = preset({"routers": ["random", ATTENTIVE]}, DISTILLED, {"routers": ["hash"]})
     assert names(trials(asked, routers=[PLAIN])) == [ATTENTIVE, PLAIN]
     assert names(trials(asked, routers=["random"])) == ["random"]
@@ -202,7 +202,7 @@ def test_a_label_says_what_a_derived_trial_started_from(preset) -> None:
     ]
 
 
-def test_a_part_sweeps_over_values_of_its_own(preset) -> None:
+def test_a_part_can_sweep_over_its_own_values(preset) -> None:
     asked = preset(
         {"sweep": {"experts.num_experts": [2, 8], "model.layers": ["all", "every2"]}},
         {"routers": ["soft_moe"], "set": {"experts.num_experts": 2}},
@@ -212,12 +212,12 @@ def test_a_part_sweeps_over_values_of_its_own(preset) -> None:
         return [(s.router.name, s.experts.num_experts, s.model.layers) for s in specs]
 
     combined = [(2, "all"), (2, "every2"), (8, "all"), (8, "every2")]
-    # A dense model has no experts, so it is trained once for each of the layers.
+    # A dense model has no experts, so it is trained only once for each choice of layers.
     swept = [("random", *each) for each in combined]
     dense = [("dense", 8, layers) for layers in ("all", "every2")]
     first, second = (list(pair) for pair in zip(dense, swept[:2], strict=True))
     assert seen(trials(asked)) == [*first, *second, *swept[2:], ("soft_moe", 2, "every2")]
-    # A command's own values stand in place of a part's, swept or not.
+    # Values from the command replace those of a part, swept or not.
     one = trials(asked, routers=["random"], settings={"experts.num_experts": 3})
     assert seen(one) == [("random", 3, "all"), ("random", 3, "every2")]
     other = trials(asked, routers=["random"], sweep={"model.layers": ("last2",)})
@@ -230,7 +230,7 @@ def test_a_wrong_path_or_value_in_a_parts_sweep_is_refused(preset) -> None:
             trials(preset({"sweep": sweep}))
 
 
-def test_a_part_that_sweeps_has_no_trial_that_others_could_start_from(preset) -> None:
+def test_a_part_with_a_sweep_cannot_be_a_parent(preset) -> None:
     swept = {"routers": ["random"], "sweep": {"experts.num_experts": [2, 4]}}
     child = {"routers": ["soft_moe"], "parent": {"router": "random", "transform": "fine_tune"}}
     with pytest.raises(RequestError, match="no single trial of router 'random'"):
@@ -241,7 +241,9 @@ def test_a_part_that_sweeps_has_no_trial_that_others_could_start_from(preset) ->
     assert last.parent.experts.num_experts == 2
 
 
-def test_children_that_a_part_sweeps_leave_their_parent_to_the_next_part(preset) -> None:
+def test_a_part_that_sweeps_over_children_does_not_hide_their_parent_from_later_parts(
+    preset,
+) -> None:
     parent = {"router": "soft_moe", "transform": "prune_random"}
     swept = {"routers": ["soft_moe"], "sweep": {"experts.num_experts": [2, 1]}, "parent": parent}
     other = swept | {"parent": parent | {"transform": "prune_gate_mass"}}
@@ -253,7 +255,7 @@ def test_children_that_a_part_sweeps_leave_their_parent_to_the_next_part(preset)
 
 
 @pytest.mark.parametrize("parts", [[], [{}]])
-def test_a_setting_of_the_command_ends_a_sweep_of_the_preset(preset, parts) -> None:
+def test_a_setting_of_the_command_replaces_a_sweep_of_the_preset(preset, parts) -> None:
     asked = preset(*parts, sweep={"experts.num_experts": (2, 4), "train.lr": (1, 2)})
     specs = trials(asked, settings={"experts.num_experts": 8})
     assert {spec.experts.num_experts for spec in specs} == {8}

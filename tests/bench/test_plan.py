@@ -1,4 +1,4 @@
-"""A request becomes trials, layers and suites; what is done is reused, and the reason is true."""
+"""A request becomes trials, layers and suites; done work is reused, and reasons are true."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def datasets() -> Datasets:
 
 @pytest.fixture
 def plan(datasets: Datasets) -> Callable[..., Plan]:
-    """Plans of the preset smoke with two routers: `plan(seeds=2, suites=["balance"], …)`."""
+    """Make plans of the preset smoke with two routers: `plan(seeds=2, suites=["balance"], …)`."""
 
     def make(**changes: object) -> Plan:
         asked = {"routers": ROUTERS, **changes}
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) -> None:
-    """Give every trial of the plan an attempt that ended so."""
+    """Give every trial of the plan an attempt that ended with this status."""
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
     rows = record_plan(plan, store)
@@ -59,7 +59,7 @@ def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) 
 
 
 def left_by_training(folder: Path) -> None:
-    """Write the files that a training with two snapshots leaves, its snapshots empty."""
+    """Write the files that a training with two snapshots leaves; the snapshots are empty."""
     known = {"flops": 1.0, "seconds": 1.0, "sha256": "a" * 64}
     snapshots = [SavedSnapshot(step=n, file=name, **known) for n, name in enumerate(FILES)]
     for name in FILES:
@@ -71,7 +71,7 @@ def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, st
     return {(d.train, d.reason) for d in Reuse(store, home, None).trials(plan.trials)}
 
 
-def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(plan) -> None:
+def test_trials_and_layers_are_each_measured_by_their_own_suites(plan) -> None:
     made = plan(seeds=2)
     assert [planned.spec.seed for planned in made.trials] == [0, 0, 1, 1]
     about_routing = ["balance", "entropy", "specialization", "stability", "traces"]
@@ -81,7 +81,7 @@ def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(p
     assert [suite.name for suite in made.layers[0].suites] == ["throughput"]
 
 
-def test_only_the_suites_that_are_asked_for(plan) -> None:
+def test_only_requested_suites_are_planned(plan) -> None:
     only_layers = plan(suites=["throughput"])
     assert (len(only_layers.trials), len(only_layers.layers)) == (0, 2)
     only_trials = plan(suites=["balance"])
@@ -89,7 +89,7 @@ def test_only_the_suites_that_are_asked_for(plan) -> None:
     assert [suite.name for suite in only_trials.trials[0].suites] == ["balance"]
 
 
-def test_options_of_suites_are_resolved_and_checked(plan) -> None:
+def test_suite_options_are_resolved_and_validated(plan) -> None:
     made = plan(suites=["throughput"], settings={"suites.throughput.seconds": 1})
     options = made.layers[0].suites[0].options
     assert options["seconds"] == 1.0
@@ -106,7 +106,7 @@ def test_options_of_suites_are_resolved_and_checked(plan) -> None:
         ({"model.name": "resmlp_12_224", "model.options": {}}, 224),
     ],
 )
-def test_images_of_any_size_are_brought_to_that_of_the_model(plan, tmp_path, settings, size):
+def test_images_of_any_size_are_resized_to_the_input_of_the_model(plan, tmp_path, settings, size):
     for number, name in enumerate(("cat", "dog")):
         folder = tmp_path / "train" / name
         folder.mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_images_of_any_size_are_brought_to_that_of_the_model(plan, tmp_path, set
         )
 
 
-def test_a_label_says_what_sets_a_trial_apart(plan) -> None:
+def test_a_label_says_how_a_trial_differs_from_the_others(plan) -> None:
     made = plan(sweep={"router.capacity_factor": (1, 2)}, seeds=2)
     names = labels([planned.spec for planned in made.trials])
     assert names[:3] == [
@@ -144,7 +144,7 @@ def test_a_sweep_over_experts_trains_a_model_without_experts_once(plan) -> None:
     assert trained.fingerprint == default[0].fingerprint
 
 
-def test_a_request_is_plain_data(store: Store, plan) -> None:
+def test_a_request_is_stored_as_plain_data(store: Store, plan) -> None:
     request: Request = plan().request
     store.study(request.study, request.record())
     kept = store.find_study("smoke").request
@@ -154,7 +154,7 @@ def test_a_request_is_plain_data(store: Store, plan) -> None:
     assert set(kept["suites"]) == others | routing
 
 
-def test_a_plan_is_written_with_what_it_is_made_of(store: Store, plan) -> None:
+def test_a_plan_is_stored_with_everything_it_consists_of(store: Store, plan) -> None:
     made = plan()
     assert record_plan(made, store) == record_plan(made, store)
     study = store.find_study("smoke")
@@ -172,11 +172,11 @@ def test_a_plan_is_written_with_what_it_is_made_of(store: Store, plan) -> None:
     assert first.description == made.trials[0].spec.model_dump(mode="json")
 
 
-def test_what_was_never_done_is_new(store: Store, plan) -> None:
+def test_trials_without_attempts_are_new(store: Store, plan) -> None:
     assert reasons(store, plan()) == {(True, "new")}
 
 
-def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_path) -> None:
+def test_done_trials_are_reused_and_missing_measurements_are_due(store, plan, tmp_path) -> None:
     made = plan()
     left_by_training(tmp_path)
     ended(store, made, "done", "weights")
@@ -185,7 +185,7 @@ def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_pat
     assert decision.due == made.trials[0].suites
 
 
-def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) -> None:
+def test_a_training_whose_weights_are_gone_is_repeated(store, plan, tmp_path) -> None:
     made = plan()
     ended(store, made, "done", "weights")
     expected = {(True, "its checkpoint is gone, and a suite needs it")}
@@ -207,13 +207,13 @@ def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) 
         ("running", (True, "continues an interrupted attempt")),
     ],
 )
-def test_how_the_last_attempt_ended_decides(store, plan, status, reason) -> None:
+def test_the_status_of_the_last_attempt_decides(store, plan, status, reason) -> None:
     made = plan()
     ended(store, made, status)
     assert reasons(store, made) == {reason}
 
 
-def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
+def test_changed_code_is_named(store: Store, plan, monkeypatch) -> None:
     made = plan()
     ended(store, made, "done")
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
@@ -222,7 +222,7 @@ def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
     assert stale == {(True, f"changed source: {parts}")}
 
 
-def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
+def test_differences_name_each_changed_part_and_setting(store: Store, plan) -> None:
     made = plan()
     record_plan(made, store)
     then = store.all_trials()[0]
@@ -239,7 +239,7 @@ def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
     ]
 
 
-def test_the_shape_of_known_data_is_known_without_it(tmp_path: Path) -> None:
+def test_the_shape_of_known_data_sets_is_known_without_loading_them(tmp_path: Path) -> None:
     here, dataset = load_with_shape(DataConfig(name="digits"), Datasets())
     assert (here.image_shape, here.num_classes) == ((1, 8, 8), 10)
     assert dataset is not None

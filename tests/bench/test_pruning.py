@@ -1,4 +1,4 @@
-"""Pruned models: which experts a rule keeps, what becomes of weights, and what they compute."""
+"""Pruned models: which experts a rule keeps, what happens to weights, and what they compute."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 @pytest.fixture
 def model(tiny_spec, tiny_dataset):
-    """Builds a model with so many experts, in eval mode."""
+    """Build a model with that many experts, in eval mode."""
 
     def make(name="softmax_mixture", experts=4, others=None, **router):
         more = {"num_experts": experts, **(others or {})}
@@ -54,7 +54,7 @@ def calibration(model, dataset, start=None, **more):
 
 
 def used(model, dataset, **use):
-    """A calibration that has seen this use of the experts."""
+    """Return a calibration that has seen this use of the experts."""
     made = calibration(model, dataset)
     made.__dict__["uses"] = [Use(**use)]
     return made
@@ -65,7 +65,7 @@ def outputs(model):
     return model(torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
-def test_an_expert_that_no_token_takes_goes_at_no_change(model):
+def test_removing_an_expert_that_no_token_takes_changes_nothing(model):
     options = {"top_k": 2, "capacity_factor": None}
     parent = model("sigmoid_top_k", **options)
     layer_of(parent).router.bias[:] = torch.tensor([0.0, 9.0, 9.0, 0.0])
@@ -78,7 +78,7 @@ def test_an_expert_that_no_token_takes_goes_at_no_change(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rule", ["merge_weights", "merge_outputs"])
-def test_pairs_of_identical_experts_merge_at_no_change_of_a_mixture(model, tiny_dataset, rule):
+def test_merging_identical_experts_of_a_mixture_changes_nothing(model, tiny_dataset, rule):
     parent, child = model(), model(experts=2)
     layer = layer_of(parent)
     for weight in [*layer.experts.parameters(), *layer.router.parameters()]:
@@ -90,10 +90,10 @@ def test_pairs_of_identical_experts_merge_at_no_change_of_a_mixture(model, tiny_
     torch.testing.assert_close(outputs(child), outputs(parent), rtol=1e-4, atol=1e-4)
 
 
-def test_to_keep_all_experts_is_a_copy(model, tiny_dataset):
+def test_keeping_all_experts_copies_the_model(model, tiny_dataset):
     parent, child = model(), model()
     for name in RULES:
-        if name != "prune_count":  # a mixture gives all experts every token
+        if name != "prune_count":  # in a mixture every expert gets every token
             (shares,) = shares_by(name, calibration(parent, tiny_dataset), 4)
             assert torch.equal(shares, torch.eye(4)), name
     prune(parent, child, [shares])
@@ -101,7 +101,7 @@ def test_to_keep_all_experts_is_a_copy(model, tiny_dataset):
     assert all(torch.equal(old, state[name]) for name, old in parent.state_dict().items())
 
 
-def test_buffers_of_experts_go_with_them(model):
+def test_buffers_of_experts_are_pruned_with_them(model):
     parent, child = model("dynmoe"), model("dynmoe", experts=2)
     router = layer_of(parent).router
     router.mask[:] = torch.tensor([True, False, False, True])
@@ -113,7 +113,7 @@ def test_buffers_of_experts_go_with_them(model):
     torch.testing.assert_close(merged.vectors[1], router.vectors[[0, 3]].mean(0))
 
 
-def test_the_slots_of_an_expert_stay_its_own(model):
+def test_an_expert_keeps_its_own_slots(model):
     parent = model("soft_moe", num_slots=3)
     child = model("soft_moe", experts=2, num_slots=3)
     prune(parent, child, chosen(1, 3))
@@ -122,7 +122,7 @@ def test_the_slots_of_an_expert_stay_its_own(model):
 
 
 @torch.no_grad()
-def test_the_change_of_a_vectors_length_counts_and_not_that_of_its_direction(model, tiny_dataset):
+def test_gate_change_measures_the_length_of_vectors_and_not_their_direction(model, tiny_dataset):
     now, start = model("softmax_token_choice"), model("softmax_token_choice")
     before, after = (layer_of(each).router.gate.weight for each in (start, now))
     before[:] = 0
@@ -135,7 +135,7 @@ def test_the_change_of_a_vectors_length_counts_and_not_that_of_its_direction(mod
     assert torch.equal(shares_by("prune_router_change", seen, 1)[0], chosen(0)[0])
 
 
-def test_heavy_hitters_by_count_and_by_mass_are_kept_the_first_of_equal_ones(model, tiny_dataset):
+def test_heavy_hitters_are_kept_by_count_or_mass_and_ties_go_to_the_first(model, tiny_dataset):
     parent = model("softmax_token_choice")
     count, mass = torch.tensor([1.0, 9.0, 9.0, 2.0]), torch.tensor([4.0, 1.0, 2.0, 3.0])
     seen = used(parent, tiny_dataset, count=count, mass=mass)
@@ -144,15 +144,15 @@ def test_heavy_hitters_by_count_and_by_mass_are_kept_the_first_of_equal_ones(mod
     assert torch.equal(shares_by("prune_gate_mass", seen, 2)[0], chosen(0, 3)[0])
 
 
-def test_use_is_counted_on_validation_images(model, tiny_dataset):
+def test_use_of_experts_is_counted_on_validation_images(model, tiny_dataset):
     parent = model("softmax_token_choice", capacity_factor=0.5)
     (use,) = calibration(parent, tiny_dataset).uses
-    assert use.count.sum() == 32 * 16  # each token once, also those that are dropped
+    assert use.count.sum() == 32 * 16  # each token once, including dropped ones
     assert float(use.mass.sum()) == pytest.approx(32 * 16)
     assert [each.shape for each in use.inputs] == [(16, 16, 16)] * 2
 
 
-def test_a_random_draw_depends_on_its_seed_alone(model, tiny_dataset):
+def test_a_random_choice_of_experts_depends_only_on_its_seed(model, tiny_dataset):
     parent = model()
     drawn = [
         shares_by("prune_random", calibration(parent, tiny_dataset, seed=seed), 2)[0]
@@ -163,7 +163,7 @@ def test_a_random_draw_depends_on_its_seed_alone(model, tiny_dataset):
     assert all(each.sum(0).max() == 1 and each.sum() == 2 for each in drawn)
 
 
-def test_linear_cka_is_that_of_its_gram_matrices():
+def test_linear_cka_equals_its_definition_by_gram_matrices():
     x = torch.randn(3, 20, 5, dtype=torch.float64)
     x[1] = 2 * x[0] @ torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64))[0] + 7
     measured = linear_cka(x)
@@ -175,7 +175,7 @@ def test_linear_cka_is_that_of_its_gram_matrices():
 
     by_hand = [[hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b)) for b in grams] for a in grams]
     np.testing.assert_allclose(measured.numpy(), by_hand)
-    assert float(measured[0, 1]) == pytest.approx(1)  # rotated, scaled and shifted: the same
+    assert float(measured[0, 1]) == pytest.approx(1)  # invariant to rotation, scale and shift
 
 
 @pytest.mark.parametrize("name", sorted(UNDEFINED))
@@ -185,7 +185,7 @@ def test_a_router_whose_experts_have_an_order_is_not_pruned(model, name):
         prune(parent, model(name), [torch.eye(4)])
 
 
-def test_what_cannot_be_pruned_says_why(model, tiny_dataset):
+def test_a_model_that_cannot_be_pruned_says_why(model, tiny_dataset):
     parent = model("softmax_token_choice", others={"name": "mpo"})
     with pytest.raises(UndefinedError, match="'mpo' cannot be pruned: they are not a stack"):
         prune(parent, parent, [torch.eye(4)])
@@ -202,7 +202,7 @@ def test_what_cannot_be_pruned_says_why(model, tiny_dataset):
         shares_by("prune_count", calibration(model(), tiny_dataset), 2)
 
 
-def test_the_suite_measures_by_every_rule_that_there_is():
+def test_the_suite_measures_every_pruning_rule():
     assert sorted(NAMES) == sorted(RULES)
     assert [halves(number) for number in (1, 2, 5, 8)] == [[], [1], [2, 1], [4, 2, 1]]
 
@@ -222,7 +222,7 @@ def values(result, name):
     return {(each.where.get("rule"), each.where["experts"]): each.value for each in measured}
 
 
-def test_what_is_left_is_measured_against_the_experts(trained):
+def test_pruned_models_are_measured_by_the_number_of_experts_left(trained):
     subject = trained("softmax_mixture")
     result = run_suite("pruning", {"seconds": 0.01, "min_repeats": 1}, lambda: subject)
     assert result.error is None

@@ -1,4 +1,4 @@
-"""The queue of a run that shares its jobs: others' leases and results, read in few questions."""
+"""The queue of a run that shares its jobs: others' leases and results, read in few queries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CODE = CodeVersion(None, False, "3.11", {})
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    """Six seeds of the dense baseline, and no suite."""
+    """A plan of six seeds of the dense baseline, and no suite."""
     request = make_request(load_preset("smoke"), routers=["dense"], seeds=6, suites=["accuracy"])
     made = make_plan(request, Datasets())
     return replace(made, trials=tuple(replace(each, suites=()) for each in made.trials), layers=())
@@ -43,7 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(store: Store, plan: Plan, home: Path) -> tuple[JobStore, Queue]:
-    """A run of the plan: its job store and its queue."""
+    """Start a run of the plan; return its job store and its queue."""
     rows = record_plan(plan, store)
     machine, code = store.machine(MACHINE), store.code_version(CODE)
     context = RunContext(str(home), home, RunOptions(), {}, machine, code)
@@ -55,7 +55,7 @@ def started(store: Store, plan: Plan, home: Path) -> tuple[JobStore, Queue]:
 
 
 def take(job_store: JobStore, item: Item) -> tuple[int, int]:
-    """Lease a job and begin its training; returns the lease and the attempt."""
+    """Lease a job and begin its training; return the lease and the attempt."""
     lease = job_store.lease(item.job)
     assert lease is not None
     attempt = job_store.begin(item.job, "cpu").attempt
@@ -74,7 +74,7 @@ def ready(queue: Queue) -> Item:
     return item
 
 
-def test_a_run_alone_works_in_the_order_of_the_plan(
+def test_a_single_run_works_in_the_order_of_the_plan(
     plan: Plan, store: Store, tmp_path: Path
 ) -> None:
     _, alone = started(store, plan, tmp_path)
@@ -88,17 +88,17 @@ def test_a_run_alone_works_in_the_order_of_the_plan(
     assert len(seeds) == 6
 
 
-def test_what_others_hold_is_passed_over_and_what_they_did_leaves(
+def test_jobs_leased_by_others_are_skipped_and_their_finished_jobs_leave_the_queue(
     plan: Plan, store: Store, tmp_path: Path
 ) -> None:
     others, theirs = started(store, plan, tmp_path)
     _, own = started(store, plan, tmp_path)
     held = ready(theirs)
     lease, attempt = take(others, held)
-    queue.ASK_AGAIN = 60.0  # what they hold stays set aside
+    queue.ASK_AGAIN = 60.0  # jobs that they hold stay set aside
     assert list(own.refresh()) == []
     drawn = {ready(own).job.fingerprint for _ in range(50)}
-    assert len(drawn) == 2  # of two runs, each draws from two items
+    assert len(drawn) == 2  # each of two runs draws from two items
     assert held.job.fingerprint not in drawn
 
     queue.ASK_AGAIN = 0.0
@@ -109,7 +109,7 @@ def test_what_others_hold_is_passed_over_and_what_they_did_leaves(
     assert len(own) == 5
 
 
-def test_what_was_begun_and_done_between_two_questions_leaves(
+def test_jobs_begun_and_finished_between_two_refreshes_leave_the_queue(
     plan: Plan, store: Store, tmp_path: Path
 ) -> None:
     others, theirs = started(store, plan, tmp_path)
@@ -121,7 +121,9 @@ def test_what_was_begun_and_done_between_two_questions_leaves(
     assert [job.task.seed for job in own.refresh()] == [0, 1, 2]
 
 
-def test_what_another_run_left_is_still_to_do(plan: Plan, store: Store, tmp_path: Path) -> None:
+def test_jobs_that_another_run_abandoned_stay_in_the_queue(
+    plan: Plan, store: Store, tmp_path: Path
+) -> None:
     others, theirs = started(store, plan, tmp_path)
     _, own = started(store, plan, tmp_path)
     lease, attempt = take(others, ready(theirs))
@@ -132,7 +134,7 @@ def test_what_another_run_left_is_still_to_do(plan: Plan, store: Store, tmp_path
     assert ready(own).job.task.seed == 0
 
 
-def test_a_job_that_could_not_be_leased_is_asked_for_later(
+def test_a_job_that_could_not_be_leased_is_tried_later(
     plan: Plan, store: Store, tmp_path: Path
 ) -> None:
     others, theirs = started(store, plan, tmp_path)

@@ -1,4 +1,4 @@
-"""Trainings that two processes share: the same optimisation as that of one."""
+"""Trainings shared by two processes: the same optimisation as in one process."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def in_ranks(
     folder: Path, function: Callable[[Ranks], Any], number: int = 2, answering: int = 2
 ) -> list[Any]:
-    """Call a function in so many processes that reach each other; returns what the first ones do.
+    """Call a function in `number` connected processes; return what the first `answering` return.
 
     An exception is returned as its text.
     """
-    # Not forks of this process, in which other tests may have begun threads of autograd.
+    # Not forks of this process, where other tests may have started autograd threads.
     context = fork_server()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     pickled = cloudpickle.dumps(function)
@@ -81,7 +81,7 @@ def in_ranks(
         theirs.close()
         answers.append(ours)
     try:
-        assert all(answer.poll(300) for answer in answers[:answering]), "a rank does not answer"
+        assert all(answer.poll(300) for answer in answers[:answering]), "a rank does not respond"
         return [answer.recv() for answer in answers[:answering]]
     finally:
         for process in processes:
@@ -100,13 +100,13 @@ def _run(pickled: bytes, number: int, rank: int, meeting: Path, answer: Connecti
 
 
 def shared(spec: TrialSpec, number: int = 2, micro_batches: int = 1) -> TrialSpec:
-    """Return the same trial, trained by so many ranks."""
+    """Return the same trial, trained by that many ranks."""
     update = {"ranks": number, "micro_batches": micro_batches}
     return spec.model_copy(update={"train": spec.train.model_copy(update=update)})
 
 
 def steps_of(spec: TrialSpec, dataset: Dataset, ranks: Ranks | None = None, steps: int = 3) -> Any:
-    """Take steps; returns the losses, the gradients of each step, and the state at the end."""
+    """Take steps; return the losses, the gradients of each step, and the final state."""
     ranks = ranks or Ranks()
     batches = TrainingBatches(spec, dataset, CPU, ranks.rank)
     trainer = Trainer(spec, dataset, batches, CPU, 8, ranks=ranks)
@@ -158,17 +158,17 @@ def summary(outcome: Outcome) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(("name", "router"), [("softmax_token_choice", NO_LIMIT), ("soft_moe", {})])
-def test_a_training_has_the_steps_flops_and_losses_of_one_process_and_goes_on_to_the_same_bits(
+def test_a_shared_training_matches_one_process_and_resumes_to_the_same_bits(
     name, router, tiny_spec, tiny_dataset, tmp_path
 ):
     spec = tiny_spec(name, router=router, epochs=2, ema=0.9)
-    # In parts too: without a capacity, the fullest expert of a part sets how much is computed.
+    # In micro-batches too: without a capacity, the fullest expert of each sets the amount of work.
     one = summary(train_trial(shared(spec, 1, 2), tiny_dataset, CPU, tmp_path / "one"))
 
     def train(folder: Path, stop: bool = False) -> list[Any]:
         def rank_of(ranks: Ranks) -> Any:
             arguments = shared(spec), tiny_dataset, CPU, folder
-            asked = (lambda: stop) if ranks.first else pytest.fail  # the first alone is asked
+            asked = (lambda: stop) if ranks.first else pytest.fail  # only the first is asked
             return summary(train_trial(*arguments, ranks=ranks, save_every=0, stop=asked))
 
         return in_ranks(tmp_path, rank_of)
@@ -184,7 +184,7 @@ def test_a_training_has_the_steps_flops_and_losses_of_one_process_and_goes_on_to
     assert train(parts) == [first, first]
 
 
-def test_logits_of_one_rank_that_are_not_finite_end_all(tiny_spec, tiny_dataset, tmp_path):
+def test_non_finite_logits_on_one_rank_end_all_ranks(tiny_spec, tiny_dataset, tmp_path):
     spec = shared(tiny_spec())
 
     def run(ranks: Ranks) -> None:
@@ -200,7 +200,7 @@ def test_logits_of_one_rank_that_are_not_finite_end_all(tiny_spec, tiny_dataset,
     assert first == second
 
 
-def test_a_rank_that_dies_is_an_error_of_the_other(tmp_path):
+def test_a_rank_that_dies_raises_an_error_in_the_other(tmp_path):
     def run(ranks: Ranks) -> Any:
         if not ranks.first:
             os._exit(3)
@@ -210,7 +210,7 @@ def test_a_rank_that_dies_is_an_error_of_the_other(tmp_path):
     assert answer.startswith("RankLostError: another rank is gone")
 
 
-def test_values_of_all_ranks_and_of_the_first(tmp_path):
+def test_values_are_gathered_from_all_ranks_summed_or_taken_from_the_first(tmp_path):
     def run(ranks: Ranks) -> Any:
         return (
             ranks.gather(ranks.rank),
@@ -223,16 +223,16 @@ def test_values_of_all_ranks_and_of_the_first(tmp_path):
     assert (alone.gather(5), alone.of_first(lambda: 6), alone.total(7)) == ([5], 6, 7)
 
 
-def test_buckets_are_of_one_type_and_of_limited_size():
+def test_gradient_buckets_have_one_type_and_a_limited_size():
     tensors = [torch.zeros(size) for size in (3, 1, 2, 9)] + [torch.zeros(1).double()]
     sizes = [[each.numel() for each in bucket] for bucket in buckets(tensors, 4 * 4)]
     assert sizes == [[3, 1], [2], [9], [1]]
 
 
-# What is refused
+# Refusals
 
 
-def test_what_parts_of_a_batch_would_change_is_refused(tiny_spec, tiny_dataset):
+def test_trials_that_splitting_a_batch_would_change_are_refused(tiny_spec, tiny_dataset):
     spec = shared(tiny_spec(losses={"sample_similarity": 0.1}))
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     match = "train.ranks = 2 .*: the loss 'sample_similarity' is taken over the whole batch; leave"
@@ -243,7 +243,7 @@ def test_what_parts_of_a_batch_would_change_is_refused(tiny_spec, tiny_dataset):
         Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, 1)
 
 
-def test_a_worker_has_a_gpu_for_each_rank(monkeypatch):
+def test_a_worker_gets_one_gpu_per_rank(monkeypatch):
     monkeypatch.setattr(devices, "gpus", lambda: ("0", "1", "2", "3", "4"))
     assert devices.slots(None, (), 2) == ("0,1", "2,3")
     assert devices.slots(3, ("4", "0"), 2) == ("4,0",) * 3
@@ -271,7 +271,7 @@ def test_a_training_that_reports_constantly_still_hears_stop():
 
 
 @pytest.mark.slow
-def test_who_submits_an_array_needs_no_gpu_for_the_ranks_of_its_workers(tmp_path, monkeypatch):
+def test_submitting_an_array_needs_no_gpus_for_the_ranks_of_its_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "gpus", lambda: ("0",))
     smoke = load_preset("smoke").model_copy(update={"parts": ()})
     request = make_request(smoke, routers=["dense"], suites=["accuracy"], settings=SETTINGS)
@@ -292,7 +292,7 @@ def test_who_submits_an_array_needs_no_gpu_for_the_ranks_of_its_workers(tmp_path
         tune(tuning, *where, lambda event: None, options)
 
 
-def test_one_process_is_described_as_before_there_were_ranks(tiny_spec):
+def test_one_process_is_described_as_before_the_setting_existed(tiny_spec):
     assert "ranks" not in tiny_spec().model_dump(mode="json")["train"]
     assert shared(tiny_spec()).model_dump(mode="json")["train"]["ranks"] == 2
 
@@ -326,7 +326,7 @@ def mortal(tmp_path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("jobs", [0, 1])
 @pytest.mark.slow
-def test_a_run_stops_and_resumes_a_shared_training_and_a_killed_rank_fails_one(
+def test_a_run_stops_and_resumes_shared_trainings_and_a_killed_rank_fails_its_own(
     jobs, tmp_path, mortal
 ):
     store, datasets = open_store(tmp_path / "bench.db"), Datasets()
@@ -368,12 +368,12 @@ DERIVED = {
     "prune_router_change": {"experts.num_experts": 2},
     "merge_outputs": {"experts.num_experts": 2},
 }
-"""By transform, the settings in which a trial differs from its parent."""
+"""The settings in which a trial differs from its parent, by transform."""
 
 
 @pytest.mark.parametrize("jobs", [0, 1])
 @pytest.mark.slow
-def test_derived_trials_have_the_steps_and_losses_of_one_process(jobs, tmp_path):
+def test_derived_trials_on_ranks_have_the_steps_and_losses_of_one_process(jobs, tmp_path):
     derived = [
         {"routers": [ROUTER], "set": settings, "parent": {"router": ROUTER, "transform": transform}}
         for transform, settings in DERIVED.items()

@@ -1,4 +1,4 @@
-"""Results outlive a refactoring: in a copy of the packages, only what changes a number counts."""
+"""Results outlive a refactoring: in a copy of the packages, only changes of numbers count."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MUTATED = (
     "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
-"""Modules and packages of which everything can change a number."""
+"""Modules and packages in which every change can change a number."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def digests(definitions: Definitions) -> dict[tuple[str, str], str]:
-    """Of each component and of each protocol."""
+    """Return the digest of each component and each protocol."""
     prints = Fingerprints(definitions)
     protocols = {
         ("protocol", name): prints._protocol(name, roots).digest for name, roots in ROOTS.items()
@@ -68,13 +68,13 @@ def original() -> dict[tuple[str, str], str]:
 
 
 class Renamed(Definitions):
-    """The definitions of a copy in which modules have other names."""
+    """The definitions of a copy whose modules have other names."""
 
     def of(self, module: str, name: str) -> frozenset[Definition]:
         return super().of(RENAMED.get(module, module), name)
 
 
-def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> None:
+def test_renaming_a_module_makes_nothing_stale(copy: Path, original) -> None:
     for old, new in RENAMED.items():
         (package, name), other = old.rsplit(".", 1), new.rpartition(".")[2]
         file = copy.joinpath(*old.split("."))
@@ -97,7 +97,7 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
         ("calibration_error", "suites.accuracy", "suites.support.base"),
     ],
 )
-def test_a_function_that_is_moved_makes_nothing_stale(
+def test_moving_a_function_makes_nothing_stale(
     copy: Path, original, name: str, old: str, new: str
 ) -> None:
     (source,), (target,) = files_of(copy, old), files_of(copy, new)
@@ -128,7 +128,7 @@ def test_a_function_that_is_moved_makes_nothing_stale(
 
 
 class Reworded(ast.NodeTransformer):
-    """Other words in every error, warning, print and docstring."""
+    """A transformer that rewords every error, warning, print and docstring."""
 
     def _other_texts(self, node: ast.AST) -> None:
         for each in ast.walk(node):
@@ -147,7 +147,7 @@ class Reworded(ast.NodeTransformer):
 
 
 @pytest.mark.slow
-def test_other_words_and_another_layout_make_nothing_stale(copy: Path, original) -> None:
+def test_rewording_texts_and_reformatting_make_nothing_stale(copy: Path, original) -> None:
     for file in copy.rglob("*.py"):
         before = file.read_text("utf-8")
         after = ast.unparse(Reworded().visit(ast.parse(before)))
@@ -164,7 +164,7 @@ SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
 
 
 def places(node: ast.AST) -> Iterator[ast.AST]:
-    """Constants and operators that something is computed with."""
+    """Return constants and operators that take part in a computation."""
     if isinstance(node, (ast.Raise, ast.JoinedStr)):
         return
     if isinstance(node, ast.Call):
@@ -186,7 +186,7 @@ def operator_of(node: ast.AST) -> ast.AST | None:
 
 
 def mutate(node: ast.AST) -> Callable[[], None]:
-    """Change a place; returns what takes it back."""
+    """Change a place; return a function that undoes it."""
     if isinstance(node, ast.Constant):
         key, old = "value", node.value
         new = not old if isinstance(old, bool) else old + 1
@@ -201,13 +201,13 @@ def mutate(node: ast.AST) -> Callable[[], None]:
 
 
 def files_of(copy: Path, module: str) -> list[Path]:
-    """The file of a module, or all files of a package."""
+    """Return the file of a module, or all files of a package."""
     path = copy.joinpath(*module.split("."))
     return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
 def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
-    """The router class that a place lies in."""
+    """Return the router class that contains a place."""
     module = sys.modules[".".join(file.with_suffix("").parts)]
     around = next(each for each in tree.body if any(node is inner for inner in ast.walk(each)))
     around_it = getattr(module, getattr(around, "name", ""), None)
@@ -216,7 +216,7 @@ def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
 
 @pytest.mark.parametrize("mutations", [50, pytest.param(500, marks=pytest.mark.campaign)])
 @pytest.mark.slow
-def test_whatever_changes_a_number_makes_stale_what_uses_it(
+def test_a_change_of_a_number_makes_everything_that_uses_it_stale(
     copy: Path, original, mutations: int
 ) -> None:
     draw = random.Random(0)
@@ -225,7 +225,7 @@ def test_whatever_changes_a_number_makes_stale_what_uses_it(
     ]
     trees = {file: ast.parse(file.read_text("utf-8")) for file in files}
     mutable = {file: list(places(tree)) for file, tree in trees.items()}
-    # Each file in turn, so that a long one is not drawn from again and again.
+    # Each file in turn, so that a long one is not drawn too often.
     turns = [file for file in files if mutable[file]]
     draw.shuffle(turns)
     chosen = [(file, draw.choice(mutable[file])) for file in (turns * mutations)[:mutations]]
@@ -247,7 +247,7 @@ def test_whatever_changes_a_number_makes_stale_what_uses_it(
     assert survived == []
 
 
-def test_a_change_of_one_router_leaves_the_others(copy: Path, original) -> None:
+def test_a_change_of_one_router_does_not_make_others_stale(copy: Path, original) -> None:
     file = copy / "routers/soft.py"
     text = file.read_text("utf-8")
     changed = text.replace("max(1,", "max(2,", 1)
@@ -257,7 +257,7 @@ def test_a_change_of_one_router_leaves_the_others(copy: Path, original) -> None:
     assert {key for key in now if now[key] != original[key]} == {("router", "soft_moe")}
 
 
-def test_every_module_that_is_not_followed_may_change(copy: Path, original) -> None:
+def test_changing_a_module_that_is_not_followed_makes_nothing_stale(copy: Path, original) -> None:
     for module in NO_NUMBERS:
         with copy.joinpath(*module.split(".")).with_suffix(".py").open("a") as file:
             file.write("\nNEW = 1\n")

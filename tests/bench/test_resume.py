@@ -1,4 +1,4 @@
-"""An interrupted training gives the bits of one that was not."""
+"""An interrupted training gives the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def biased() -> Iterator[None]:
-    """A router whose gate has a bias that the loads move, and that works otherwise at first."""
+    """A router with a gate bias driven by the loads, which works differently in its first steps."""
 
     @register_router("biased", family="token_choice")
     class Biased(Router):
@@ -41,7 +41,7 @@ def biased() -> Iterator[None]:
 
         def allocate(self, logits: Tensor) -> TokenChoiceRouting:
             if self.training and self.steps < 3:
-                logits = logits * 1  # so the first step takes other FLOPs
+                logits = logits * 1  # so the first steps take other FLOPs
             elif self.training and self.steps < 6:
                 torch.linalg.qr(logits.detach()[0])  # has no price; met at the first evaluation
             gates = torch.softmax(logits + self.bias, dim=-1)
@@ -77,7 +77,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(params=RECIPES)
 def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
-    """What `train_trial` is told of one of many recipes."""
+    """Return the arguments of `train_trial` for one of many recipes."""
     name, own = RECIPES[request.param]
     recipe = {"epochs": 4, "evaluations": 5, "snapshots": 4, "match": "steps", "lr": 5e-3}
     spec = tiny_spec(name, **{**recipe, **own})
@@ -102,7 +102,7 @@ def plain(tiny_spec, tiny_dataset) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(plain, tmp_path_factory) -> Outcome:
-    """What it leaves where nothing interrupts it."""
+    """The outcome of that training when nothing interrupts it."""
     return train_trial(**plain, folder=tmp_path_factory.mktemp("whole"))
 
 
@@ -110,7 +110,7 @@ SEGMENT_ENDS = [5, 8, 10, 14, 16, 19, 20, 24]
 
 
 def stopped_at(step: int, folder: Path, trial: dict[str, Any]) -> list[int]:
-    """Train until the segment that ends at a step; returns the ends of the segments trained."""
+    """Train until the segment that ends at a step; return the ends of the trained segments."""
     steps: list[int] = []
     with pytest.raises(TrainingInterrupted, match=f"stopped after step {step} of 24"):
         train_trial(
@@ -122,12 +122,12 @@ def stopped_at(step: int, folder: Path, trial: dict[str, Any]) -> list[int]:
     assert steps[-1] == step
     assert (folder / checkpoint.FILE).exists()
     assert not (folder / "outcome.json").exists()
-    torch.rand(7)  # what else happens in between plays no part
+    torch.rand(7)  # whatever happens in between has no effect
     return steps
 
 
 def facts(outcome: Outcome) -> dict[str, Any]:
-    """All of an outcome but the times; snapshots by their SHA-256."""
+    """Return all of an outcome except the times, with snapshots by their SHA-256."""
     fields = json.loads(outcome.model_dump_json(exclude={"seconds"}))
     for row in fields["history"] + fields["snapshots"]:
         assert row.pop("seconds") >= 0
@@ -147,7 +147,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     parts = train_trial(**trial, folder=tmp_path / "parts")
     assert facts(parts) == facts(whole)
     assert facts(read_outcome(tmp_path / "parts")) == facts(whole)
-    # The state is of no use any more once the attempt's end is written, and not before.
+    # The state becomes useless once the attempt's end is written, not before.
     checkpoint.discard_state(tmp_path / "parts")
     names = [{file.name for file in (tmp_path / of).iterdir()} for of in ("parts", "whole")]
     assert names[0] == names[1]
@@ -161,7 +161,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
 
 @pytest.mark.parametrize("step", SEGMENT_ENDS)
 @pytest.mark.slow
-def test_after_each_segment_it_can_be_interrupted(step, plain, whole, tmp_path):
+def test_a_training_can_be_interrupted_after_each_segment(step, plain, whole, tmp_path):
     stopped_at(step, tmp_path / "parts", plain)
     steps: list[int] = []
     parts = train_trial(
@@ -171,7 +171,7 @@ def test_after_each_segment_it_can_be_interrupted(step, plain, whole, tmp_path):
     assert steps == SEGMENT_ENDS[SEGMENT_ENDS.index(step) + 1 :]
 
 
-def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
+def test_seconds_and_accuracy_continue_from_the_saved_state(plain, tmp_path):
     progress: list[tuple[Any, ...]] = []
     with pytest.raises(TrainingInterrupted):
         train_trial(
@@ -179,7 +179,7 @@ def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
         )
     ((_, _, _, accuracy, evaluations, seconds),) = progress
     outcome = train_trial(**plain, folder=tmp_path, on_progress=lambda *at: progress.append(at))
-    assert progress[1][3:5] == (accuracy, evaluations)  # step 8 is no evaluation
+    assert progress[1][3:5] == (accuracy, evaluations)  # no evaluation at step 8
     assert progress[1][5] > seconds > 0
     assert progress[-1][4] == plain["spec"].train.evaluations
     times = [row.seconds for row in outcome.history]
@@ -187,16 +187,16 @@ def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
     assert times[0] == seconds
 
 
-def test_the_state_is_saved_as_often_as_was_asked(plain, tmp_path, monkeypatch):
+def test_the_state_is_saved_as_often_as_requested(plain, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(checkpoint, "save_state", lambda *_: kept.append(1))
     train_trial(**plain, folder=tmp_path)
-    assert not kept  # it takes no minute
+    assert not kept  # it takes less than a minute
     train_trial(**plain, folder=tmp_path, save_every=0)
     assert len(kept) == len(SEGMENT_ENDS)
 
 
-def test_a_training_that_diverges_leaves_nothing_to_go_on_from(plain, tmp_path, monkeypatch):
+def test_a_diverged_training_leaves_no_state_to_resume_from(plain, tmp_path, monkeypatch):
     step = Trainer.step
 
     def breaking(self, number, counter=None):
@@ -210,7 +210,7 @@ def test_a_training_that_diverges_leaves_nothing_to_go_on_from(plain, tmp_path, 
     assert facts(train_trial(**plain, folder=tmp_path / "whole")) == facts(parts)
 
 
-# What cannot be used
+# Unusable states
 
 
 def flip(path: Path, where: float) -> None:
@@ -220,7 +220,7 @@ def flip(path: Path, where: float) -> None:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
-    """Change the state and the tensors of a saved training, and keep it whole."""
+    """Change the state and the tensors of a saved training, keeping the file valid."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     state, tensors = json.loads(metadata["state"]), load_file(path)
@@ -254,7 +254,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.slow
-def test_what_is_of_no_use_is_told_and_the_training_starts_again(
+def test_an_unusable_state_is_reported_and_the_training_starts_again(
     damage, plain, whole, tmp_path, capsys
 ):
     stopped_at(14, tmp_path / "parts", plain)
@@ -275,7 +275,7 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(
 
 
 @pytest.mark.slow
-def test_another_trials_state_is_not_taken(plain, tmp_path, capsys):
+def test_the_state_of_another_trial_is_not_used(plain, tmp_path, capsys):
     stopped_at(14, tmp_path, plain)
     other = {**plain, "spec": plain["spec"].model_copy(update={"seed": 1})}
     whole = train_trial(**other, folder=tmp_path / "whole")

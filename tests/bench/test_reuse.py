@@ -1,4 +1,4 @@
-"""The decision about each trial of a run, by how its attempts ended and by `--retry`."""
+"""How the status of a trial's attempts and `--retry` decide what a run does with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = Datasets()
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    """Two seeds of the dense baseline, four suites on each, and one bare layer."""
+    """A plan of two seeds of the dense baseline, four suites on each, and one bare layer."""
     suites = ["accuracy", "balance", "entropy", "specialization", "throughput"]
     request = make_request(load_preset("smoke"), routers=["dense"], seeds=2, suites=suites)
     return make_plan(request, DATA)
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def tried(store: Store, plan: Plan, *statuses: str, checkpoint: str | None = None) -> None:
-    """Attempts at the plan's first trial, one after the other."""
+    """Make attempts at the plan's first trial, one after the other."""
     machine, code = store.machine(MACHINE), store.code_version(CODE)
     trial = record_plan(plan, store)[plan.trials[0].fingerprint.value]
     for status in statuses:
@@ -60,7 +60,9 @@ ENDED = {
 
 @pytest.mark.parametrize("status", ENDED)
 @pytest.mark.parametrize("retry", [None, "failed", "timed_out", "all"])
-def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: Retry) -> None:
+def test_only_the_statuses_given_to_retry_are_tried_again(
+    store, plan, status: str, retry: Retry
+) -> None:
     tried(store, plan, status)
     reason, asked = ENDED[status]
     decision = decided(store, plan, retry)
@@ -72,7 +74,7 @@ def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: 
         assert decision == Decision(False, reason, attempt=last)
 
 
-def test_a_worker_that_is_requeued_tries_nothing_a_third_time(store, plan, tmp_path) -> None:
+def test_a_requeued_worker_does_not_retry_a_trial_a_third_time(store, plan, tmp_path) -> None:
     tried(store, plan, "failed")
     submitted = store.newest()
     first = Reuse(store, tmp_path, None, "failed", submitted).trials(plan.trials)[0]
@@ -83,7 +85,7 @@ def test_a_worker_that_is_requeued_tries_nothing_a_third_time(store, plan, tmp_p
     assert Reuse(store, tmp_path, None, "failed").trials(plan.trials)[0].train
 
 
-def test_an_error_without_words(store: Store, plan: Plan) -> None:
+def test_an_error_without_a_message_is_reported_by_its_status(store: Store, plan: Plan) -> None:
     tried(store, plan, "running")
     last = store.last_attempt(plan.trials[0].fingerprint.value)
     assert last is not None
@@ -93,7 +95,7 @@ def test_an_error_without_words(store: Store, plan: Plan) -> None:
 
 @pytest.mark.parametrize("statuses", [("running",), ("interrupted",), ("failed", "interrupted")])
 @pytest.mark.parametrize("retry", [None, "failed"])
-def test_what_was_interrupted_goes_on_whatever_is_asked(store, plan, statuses, retry) -> None:
+def test_interrupted_trials_resume_whatever_retry_says(store, plan, statuses, retry) -> None:
     machine, code = store.machine(MACHINE), store.code_version(CODE)
     tried(store, plan, *statuses)
     reason = "continues an interrupted attempt"
@@ -113,7 +115,7 @@ def test_what_was_interrupted_goes_on_whatever_is_asked(store, plan, statuses, r
         ("done", "running"),
     ],
 )
-def test_what_is_done_stands_whatever_came_before_or_after(store, plan, order) -> None:
+def test_a_done_attempt_counts_whatever_came_before_or_after(store, plan, order) -> None:
     tried(store, plan, *order)
     done = store.done_attempt(plan.trials[0].fingerprint.value)
     assert done is not None
@@ -130,7 +132,7 @@ def measured(store: Store, plan: Plan, attempt: int, count: int = 4) -> None:
         )
 
 
-def test_a_suite_that_has_not_measured_is_due(store: Store, plan: Plan, tmp_path: Path) -> None:
+def test_a_suite_without_a_measurement_is_due(store: Store, plan: Plan, tmp_path: Path) -> None:
     tried(store, plan, "done", checkpoint="weights")
     done = store.done_attempt(plan.trials[0].fingerprint.value)
     assert done is not None
@@ -161,7 +163,7 @@ def test_a_layer_is_measured_once_on_each_machine(store: Store, plan: Plan) -> N
 
 
 @pytest.mark.parametrize("name", ["disturbed", "train_disturbed"])
-def test_a_timing_beside_other_load_is_due_again_where_that_is_asked_for(
+def test_a_timing_taken_under_load_is_due_again_on_request(
     store: Store, plan: Plan, name: str
 ) -> None:
     rows = record_plan(plan, store)
@@ -192,7 +194,7 @@ def test_a_timing_beside_other_load_is_due_again_where_that_is_asked_for(
     reuse = Reuse(store, Path(), here, "noisy")
     timed(1, status="failed")
     assert reuse.layers(plan.layers) == [(suite,)]
-    # Once it was taken again it is not taken a third time by the same run, whatever it says.
+    # Once repeated, the same run does not take it a third time, whatever the result.
     timed(1)
     assert reuse.layers(plan.layers) == [()]
     assert due("noisy")
@@ -200,7 +202,7 @@ def test_a_timing_beside_other_load_is_due_again_where_that_is_asked_for(
     assert not due("noisy")
 
 
-def test_what_was_written_down_and_never_tried_is_new(store: Store, plan: Plan) -> None:
+def test_a_recorded_trial_without_attempts_is_new(store: Store, plan: Plan) -> None:
     record_plan(plan, store)
     assert [decision.reason for decision in Reuse(store, Path(), None).trials(plan.trials)] == [
         "new",
@@ -208,7 +210,7 @@ def test_what_was_written_down_and_never_tried_is_new(store: Store, plan: Plan) 
     ]
 
 
-def test_the_same_object_decides_anew_each_time(store: Store, plan: Plan) -> None:
+def test_decisions_are_made_afresh_on_each_call(store: Store, plan: Plan) -> None:
     reuse = Reuse(store, Path(), None)
     assert [decision.reason for decision in reuse.trials(plan.trials)] == ["new", "new"]
     tried(store, plan, "failed")
@@ -217,7 +219,7 @@ def test_the_same_object_decides_anew_each_time(store: Store, plan: Plan) -> Non
     assert reuse.trials(plan.trials[:1]) == [first]
 
 
-def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan) -> None:
+def test_the_number_of_queries_does_not_grow_with_the_plan(store: Store, plan: Plan) -> None:
     queries: list[str] = []
 
     @event.listens_for(store.engine, "before_cursor_execute")
@@ -239,8 +241,10 @@ def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan
     assert len(store.all_trials()) == 30
 
 
-def test_seconds_of_another_machine_are_no_result_here(store: Store, plan: Plan) -> None:
-    """Whoever trained last: each machine has a result of its own, where seconds were given."""
+def test_a_trial_matched_by_seconds_on_another_machine_is_not_reused(
+    store: Store, plan: Plan
+) -> None:
+    """Whoever trained last: with a budget in seconds, each machine has its own result."""
     settings = {"compute.match": "wall_clock", "compute.seconds": 5}
     request = make_request(load_preset("smoke"), routers=["dense"], seeds=1, settings=settings)
     timed = make_plan(request, DATA)

@@ -1,4 +1,4 @@
-"""Runs: a result is a row when it is known, a failure costs itself alone, nothing is done twice."""
+"""Runs: results become rows at once, a failure costs only itself, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
-    """Runs the preset smoke, shortened: `run(["dense"], suites=[…], on_event=…)`."""
+    """Run a shortened preset smoke: `run(["dense"], suites=[…], on_event=…)`."""
 
     def go(
         routers: list[str],
@@ -100,7 +100,7 @@ def measurements(store: Store) -> list[tuple[str, str]]:
 def failing_suite() -> Iterator[str]:
     @register_suite("failing")
     class Failing(Suite[Any]):
-        """Gets half-way."""
+        """A router that fails half-way."""
 
         on = "trial"
         main_metric = "half"
@@ -114,7 +114,7 @@ def failing_suite() -> Iterator[str]:
     SUITES.discard("failing")
 
 
-def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monkeypatch) -> None:
+def test_a_run_trains_and_measures_and_a_second_run_does_nothing(run, store, monkeypatch) -> None:
     first = run(["softmax_token_choice", "dense"], suites=["accuracy", "balance", "throughput"])
     assert (first.trained, first.reused, first.failures) == (2, 0, [])
     assert (first.measured, first.skipped) == (5, 1)
@@ -135,7 +135,7 @@ def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monke
     assert len(measurements(store)) == 6
 
 
-def test_a_suite_that_is_asked_for_later_measures_without_training(run, store) -> None:
+def test_a_suite_requested_later_is_measured_without_training(run, store) -> None:
     run(["soft_moe"], suites=["accuracy"])
     later = run(["soft_moe"], suites=["accuracy", "entropy"])
     assert (later.trained, later.reused, later.measured) == (0, 1, 1)
@@ -143,7 +143,7 @@ def test_a_suite_that_is_asked_for_later_measures_without_training(run, store) -
 
 
 @pytest.mark.slow
-def test_weights_that_the_database_does_not_know_are_not_measured(run, store, tmp_path) -> None:
+def test_weights_unknown_to_the_database_are_not_measured(run, store, tmp_path) -> None:
     run(["dense"], suites=["accuracy"])
     (row,) = attempts(store)
     folder = (tmp_path / row.checkpoint).parent
@@ -199,7 +199,7 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
     ],
 )
 @pytest.mark.slow
-def test_a_failure_is_a_row_and_the_others_go_on(
+def test_a_failure_is_stored_as_a_row_and_other_trials_go_on(
     run, store, exploding, error, status, message
 ) -> None:
     exploding.error = error
@@ -214,7 +214,7 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     assert (tally.trained, tally.measured) == (1, 1)
 
 
-def test_a_training_out_of_memory_in_parts_is_told_of_more_parts_or_why_not(
+def test_an_out_of_memory_error_suggests_more_micro_batches_or_says_why_not(
     run, store, exploding
 ) -> None:
     exploding.error = MemoryError()
@@ -231,7 +231,7 @@ def test_a_training_out_of_memory_in_parts_is_told_of_more_parts_or_why_not(
         assert (failure.status, failure.error) == ("out_of_memory", f"MemoryError; {remedy}")
 
 
-def test_a_batch_in_parts_is_another_trial(run, store) -> None:
+def test_micro_batches_make_another_trial(run, store) -> None:
     assert run(["soft_moe"], settings={}).trained == 1
     assert run(["soft_moe"], settings={"train.micro_batches": 2}).trained == 1
     whole, parts = attempts(store)
@@ -239,7 +239,7 @@ def test_a_batch_in_parts_is_another_trial(run, store) -> None:
     assert whole.checkpoint_sha256 != parts.checkpoint_sha256
 
 
-def test_a_failed_trial_is_tried_again_when_asked_for(run, store, exploding) -> None:
+def test_a_failed_trial_is_retried_on_request(run, store, exploding) -> None:
     exploding.error = ValueError("boom")
     run(["exploding"])
     exploding.error = None
@@ -265,7 +265,7 @@ def test_an_interrupted_trial_is_not_done(run, store, exploding) -> None:
     assert (tally.reused, tally.trained) == (1, 2)
 
 
-def test_a_diverged_trial_is_a_failure_that_is_not_tried_again(run, store) -> None:
+def test_a_diverged_trial_is_a_failure_and_is_not_retried(run, store) -> None:
     settings = {"train.lr": 1e30, "train.clip_norm": None}
     first = run(["dense"], settings=settings)
     (row,) = attempts(store)
@@ -276,7 +276,7 @@ def test_a_diverged_trial_is_a_failure_that_is_not_tried_again(run, store) -> No
     assert [f.status for f in first.failures] == [f.status for f in second.failures] == ["diverged"]
 
 
-def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite) -> None:
+def test_a_failing_suite_loses_only_its_own_measurement(run, store, failing_suite) -> None:
     tally = run(["soft_moe"], suites=["failing", "balance"])
     assert measurements(store) == [("failing", "failed"), ("balance", "done")]
     (failure,) = tally.failures
@@ -299,7 +299,7 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
         ),
     ],
 )
-def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, message) -> None:
+def test_nothing_starts_if_a_model_cannot_be_built(run, store, settings, message) -> None:
     with pytest.raises(RequestError, match=message):
         run(["softmax_token_choice"], settings=settings)
     assert store.studies() == []
@@ -313,7 +313,7 @@ def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, mess
         ("soft_moe", {"train.losses.load": 0.1}, "loss 'load' has no meaning for a SoftRouting"),
     ],
 )
-def test_nothing_starts_where_a_loss_does_not_fit_the_router(
+def test_nothing_starts_if_a_loss_does_not_fit_the_router(
     run, store, router, settings, message
 ) -> None:
     state = torch.get_rng_state()
@@ -323,12 +323,12 @@ def test_nothing_starts_where_a_loss_does_not_fit_the_router(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_noisy_router_may_have_the_loss_of_the_load(run) -> None:
+def test_a_noisy_router_may_have_the_load_loss(run) -> None:
     settings = {"train.losses.load": 0.1, "router.noise_std": 0.25}
     assert run(["softmax_token_choice"], settings=settings).trained == 1
 
 
-def test_nothing_starts_where_groups_do_not_fit_a_batch(run, store, datasets) -> None:
+def test_nothing_starts_if_groups_do_not_fit_a_batch(run, store, datasets) -> None:
     """8 x 8 digits have 16 tokens; the last batch of a split is smaller than the others."""
     digits = datasets.get(DataConfig(name="digits"))
     last = len(digits.splits["test"]) % 64
@@ -345,10 +345,10 @@ def test_nothing_starts_where_groups_do_not_fit_a_batch(run, store, datasets) ->
     assert (tally.trained, tally.failures) == (2, [])
 
 
-def test_what_happens_is_told_in_order(run) -> None:
+def test_events_arrive_in_order(run) -> None:
     events: list[Event] = []
     run(["softmax_token_choice"], suites=["balance", "throughput"], on_event=events.append)
-    # Others may train on this machine meanwhile, and the timing waits for them.
+    # Others may be training on this machine, in which case the timing waits for them.
     kinds = [type(event) for event in events if not isinstance(event, (Progress, Waiting))]
     assert kinds == [Begun, Started, Ended, Measuring, Measured, Measuring, Measured]
     steps = [event for event in events if isinstance(event, Progress)]
@@ -372,7 +372,7 @@ def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> No
     assert one.checkpoint_sha256 == two.checkpoint_sha256
 
 
-def test_a_display_that_fails_ends_no_run(run, capsys) -> None:
+def test_a_failing_display_does_not_end_the_run(run, capsys) -> None:
     events: list[Event] = []
 
     def fail(event: Event) -> None:

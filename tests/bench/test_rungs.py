@@ -1,4 +1,4 @@
-"""Successive halving over seeds: as many trainings for all, and no winner by luck."""
+"""Successive halving over seeds: equally many trainings for every router, no winner by luck."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bench.tune.rungs import Rung, Tried, count_trainings, next_training, rungs,
 numbers = st.integers(1, 12)
 accuracies = st.one_of(st.just(0.0), st.floats(0, 1))
 Accuracy = Callable[[int, int], float]
-"""Of a setting on a seed; 0 where it leaves no model."""
+"""The accuracy of a setting on a seed; 0 if its training leaves no model."""
 
 
 def train(
     accuracy: Accuracy, settings: int, seeds: int, begun: list[Tried] | None = None
 ) -> tuple[list[Tried], int]:
-    """Train until nothing is left; returns what each setting has reached, and the trainings."""
+    """Train until nothing is left; return each setting's values and the number of trainings."""
     tried, trained = list(begun or []), 0
     while (following := next_training(tried, settings, seeds)) is not None:
         setting, seed = following
@@ -42,7 +42,7 @@ def from_table(table: list[list[float]]) -> Accuracy:
 tables = st.lists(st.lists(accuracies, min_size=3, max_size=3), min_size=1, max_size=12)
 
 
-def test_rungs_are_as_they_are_documented() -> None:
+def test_rungs_are_as_documented() -> None:
     assert rungs(20, 3) == [Rung(20, 1), Rung(7, 3)]
     assert rungs(20, 9) == [Rung(20, 1), Rung(7, 3), Rung(3, 9)]
     assert rungs(12, 5) == [Rung(12, 1), Rung(4, 3), Rung(2, 5)]
@@ -106,8 +106,8 @@ def test_what_goes_on_was_as_good_as_what_stays(
 
 
 @pytest.mark.parametrize("lucky", range(5))
-def test_a_setting_that_is_lucky_on_one_seed_does_not_win(lucky: int) -> None:
-    """Setting 5 is the best on every other seed; on the first one another tops it."""
+def test_a_setting_that_got_lucky_on_one_seed_does_not_win(lucky: int) -> None:
+    """Setting 5 is the best on every seed but the first, where another one beats it."""
 
     def accuracy(setting: int, seed: int) -> float:
         if (setting, seed) == (lucky, 0):
@@ -120,13 +120,13 @@ def test_a_setting_that_is_lucky_on_one_seed_does_not_win(lucky: int) -> None:
 
 
 def test_failures_on_further_seeds_count() -> None:
-    """A rate that diverges on one seed of three loses to one that is sure."""
+    """A rate that diverges on one seed of three loses to one that never does."""
     by_seed = {0: [0.8, 0.0, 0.8], 1: [0.6, 0.6, 0.6], 2: [0.5] * 3}
     tried, _ = train(lambda setting, seed: by_seed[setting][seed], 3, 3)
     assert winner(tried) == 1
 
 
-def test_what_failed_at_first_goes_on_where_nothing_else_is_left_and_never_wins() -> None:
+def test_a_failed_setting_goes_on_only_if_no_other_is_left_and_never_wins() -> None:
     tried, trained = train(lambda setting, seed: 0.0 if setting or not seed else 0.9, 4, 3)
     assert trained == count_trainings(4, 3)
     assert winner(tried) is None

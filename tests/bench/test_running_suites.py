@@ -1,4 +1,4 @@
-"""Checks of what a suite yields before it is stored; a fault names the suite."""
+"""What a suite yields is checked before it is stored; an error names the suite."""
 
 from concurrent.futures import Future
 
@@ -56,7 +56,7 @@ def yielding():
         ),
     ],
 )
-def test_what_cannot_be_stored_fails_the_suite_by_name(yielding, value, message):
+def test_a_result_that_cannot_be_stored_fails_the_suite_by_name(yielding, value, message):
     yielding(value)
     result = run_suite("mine", {}, object)
     assert result.status == "failed"
@@ -75,7 +75,7 @@ def test_a_number_of_any_kind_is_stored_as_a_float(yielding):
     ("error", "status"),
     [(StoreError("out of reach"), "interrupted"), (UnstorableError("an object"), "failed")],
 )
-def test_a_value_that_no_database_keeps_is_a_failure_and_no_interruption(error, status):
+def test_a_value_that_the_database_cannot_hold_is_a_failure_and_not_an_interruption(error, status):
     future = Future()
     future.set_exception(error)
     assert _outcome_of(future, stopping=False).status == status

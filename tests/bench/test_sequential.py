@@ -1,4 +1,4 @@
-"""The stopping rule keeps the error rate that a naive one breaks: shown by simulation."""
+"""Simulations show that the stopping rule keeps the error rate that a naive one breaks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STUDIES = 900
 def simulated(
     means: Mapping[str, float], resolve: float, studies: int
 ) -> list[tuple[Sequential, list[Compared]]]:
-    """Studies of runs in points of top-1, noise of one point each; how the rule left them."""
+    """Simulate studies with a noise of one point of top-1; return how the rule ended them."""
     rng = np.random.default_rng(20260101)
     return [_study(means, resolve, rng) for _ in range(studies)]
 
@@ -34,7 +34,7 @@ def simulated(
 def _study(
     means: Mapping[str, float], resolve: float, rng: np.random.Generator
 ) -> tuple[Sequential, list[Compared]]:
-    shared = rng.normal(size=ANALYSES[-1])  # what a seed does to all
+    shared = rng.normal(size=ANALYSES[-1])  # the effect that a seed has on all runs
     runs = {
         name: (mean + shared + rng.normal(size=ANALYSES[-1])) / 100 for name, mean in means.items()
     }
@@ -50,27 +50,27 @@ def _study(
 
 @pytest.fixture(scope="module")
 def alike() -> list[tuple[Sequential, list[Compared]]]:
-    """Studies without any difference; one of two points is asked for."""
+    """Simulate studies without differences; a difference of two points is to be resolved."""
     return simulated(ALIKE, 2.0, STUDIES)
 
 
 @pytest.mark.slow
-def test_a_study_without_differences_finds_one_in_at_most_5_percent(alike):
+def test_studies_without_differences_find_one_in_at_most_5_percent(alike):
     false = sum(any(c.resolved for c in compared) for _, compared in alike)
     assert false <= 0.05 * len(alike)
-    assert len({left.taken for left, _ in alike}) > 2, "or the rule was not put to the test"
+    assert len({left.taken for left, _ in alike}) > 2, "otherwise the rule was not put to the test"
 
 
 @pytest.mark.slow
-def test_the_intervals_hold_the_truth_in_95_percent_whatever_analysis_was_the_last(alike):
+def test_intervals_cover_the_truth_in_95_percent_whichever_analysis_was_last(alike):
     differences = [compared[0].difference for _, compared in alike]
     holds = sum(d.low <= 0 <= d.high for d in differences)
     assert stats.binomtest(holds, len(alike), 0.95, alternative="less").pvalue > 0.05
 
 
 @pytest.mark.slow
-def test_stopping_at_the_first_small_p_finds_three_times_as_many():
-    """One comparison alone, without any difference, tested after each seed from 3 to 20."""
+def test_stopping_at_the_first_small_p_triples_the_false_positives():
+    """A single comparison without any difference, tested after each seed from 3 to 20."""
     rng = np.random.default_rng(1)
     alarms = 0
     for _ in range(STUDIES):
@@ -80,7 +80,7 @@ def test_stopping_at_the_first_small_p_finds_three_times_as_many():
     assert alarms > 0.15 * STUDIES
 
 
-def test_what_differs_is_found_and_the_direction_is_right():
+def test_real_differences_are_found_with_the_right_sign():
     studies = simulated({**ALIKE, "a": 2.0, "b": -2.0}, 0.5, 100)
     directions = [
         c.difference.mean > 0
@@ -92,7 +92,7 @@ def test_what_differs_is_found_and_the_direction_is_right():
     assert all(directions)
 
 
-def test_the_larger_the_differences_the_fewer_the_seeds():
+def test_larger_differences_need_fewer_seeds():
     steps = {"a": 6.0, "b": 4.0, "c": 2.0, "dense": 0.0, "random": -2.0}
     taken = [
         np.mean([left.taken for left, _ in simulated(_times(steps, scale), 0.01, 60)])
@@ -106,14 +106,14 @@ def _times(means: Mapping[str, float], scale: float) -> dict[str, float]:
     return {name: scale * mean for name, mean in means.items()}
 
 
-def test_an_analysis_that_is_left_early_ends_it_as_it_was():
+def test_stopping_during_an_analysis_leaves_the_state_unchanged():
     asked = Sequential(0.5, (3, 6))
     assert add_seeds(asked, lambda *_: None, pytest.fail) == asked
 
 
 def test_each_analysis_is_reported_and_recorded():
     messages: list[str] = []
-    # Of three p = 0.22; of six p = 0.013, three times that is below 0.05.
+    # With three seeds p = 0.22; with six p = 0.013, and three times that is below 0.05.
     runs = {"a": [0.5, 0.55, 0.6, 0.55, 0.551, 0.549], "b": [0.5] * 6}
 
     stages: list[int] = []
@@ -128,7 +128,7 @@ def test_each_analysis_is_reported_and_recorded():
         "3 seeds: 0 of 1 differences decided; on to 6 seeds",
         "6 seeds: 1 of 1 differences decided; that is all",
     ]
-    assert stages == [0, 3], "what is recorded during an analysis is the one before"
+    assert stages == [0, 3], "during an analysis, the one before it is on record"
     assert left.record() == {
         "resolve": 0.5,
         "looks": 3,
@@ -150,7 +150,7 @@ def test_the_next_analysis_follows_from_the_record_of_the_last():
     assert other.going_on(reached.record()) == other, "what was decided depends on the gap"
 
 
-def test_at_the_limit_what_is_left_is_reported():
+def test_at_the_limit_unresolved_comparisons_are_reported():
     messages: list[str] = []
     same = {0: 0.5, 1: 0.6, 2: 0.7}
     other = {0: 0.6, 1: 0.5, 2: 0.75}
@@ -167,7 +167,7 @@ def test_at_the_limit_what_is_left_is_reported():
     ("seeds", "most", "planned_seeds"),
     [(1, 20, (3, 6, 12, 20)), (5, 20, (5, 10, 20)), (3, 3, (3,))],
 )
-def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planned_seeds):
+def test_the_first_analysis_has_the_presets_seeds_but_at_least_three(seeds, most, planned_seeds):
     preset = load_preset("smoke").model_copy(update={"seeds": seeds})
     assert plan_analyses(preset, ["accuracy"], 0.5, most).seeds == planned_seeds
 
@@ -192,7 +192,7 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
         (("dense", "random"), ("accuracy",), 20, "dense, random are nulls; add a router"),
     ],
 )
-def test_what_cannot_be_decided_is_refused(routers, suites, most, message):
+def test_a_request_that_cannot_be_decided_is_refused(routers, suites, most, message):
     preset = make_request(load_preset("smoke"), routers=routers, seeds=3).preset
     with pytest.raises(RequestError, match=message):
         plan_analyses(preset, suites, 0.5, most)

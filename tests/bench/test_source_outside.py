@@ -47,7 +47,7 @@ def _nothing_stays() -> Iterator[None]:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that modules are imported from, as one of PYTHONPATH is."""
+    """A folder that modules are imported from, like one on PYTHONPATH."""
     folder = tmp_path / "path"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -55,7 +55,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def source_hashes(files: list[Path]) -> dict[str, str]:
-    """Digest by name of each of the user's modules."""
+    """Return the digest of each of the user's modules, by name."""
     return {source.module: source.digest for source in user_sources(files).values()}
 
 
@@ -72,14 +72,14 @@ def spec_of(model: str, **model_changes: str) -> TrialSpec:
 
 
 def values(spec: TrialSpec) -> tuple[str, str]:
-    """Fingerprints of the trained model, and of the untrained one that is timed."""
+    """Return the fingerprints of the trained model, and of the untrained one that is timed."""
     now = Fingerprints()
     return now.trial(spec, lambda _: "data").value, now.layer(spec).value
 
 
 @pytest.mark.parametrize("where", ["plugin", "path"])
 @pytest.mark.slow
-def test_a_plugins_model_counts_with_the_class_that_it_builds(
+def test_the_model_of_a_plugin_depends_on_the_class_that_it_builds(
     where: str, tmp_path: Path, path: Path
 ) -> None:
     helper, name = f"outside_{where}_net", f"outside_{where}_model"
@@ -94,7 +94,7 @@ def test_a_plugins_model_counts_with_the_class_that_it_builds(
 
 
 def record_of(spec: TrialSpec) -> TrialRecord:
-    """The trial as it is stored."""
+    """Return the trial as it is stored."""
     now = Fingerprints().trial(spec, lambda _: "data")
     parts = tuple(ComponentRef(part.kind, part.name, part.digest) for part in now.parts)
     return TrialRecord(1, now.value, now.description, parts)
@@ -105,7 +105,7 @@ def changes(then: TrialRecord, spec: TrialSpec) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_reason_names_the_model(tmp_path: Path) -> None:
+def test_the_reason_to_retrain_names_the_changed_model(tmp_path: Path) -> None:
     name = "outside_named_model"
     helper = write(tmp_path / "net.py", NET.format(depth=2))
     load_plugin(write(tmp_path / "mine.py", MODEL.format(helper="net", name=name)))
@@ -115,7 +115,9 @@ def test_the_reason_names_the_model(tmp_path: Path) -> None:
     assert changes(then, spec_of(name)) == [f"changed source: model '{name}'"]
 
 
-def test_a_plugins_router_depends_on_what_it_uses_of_this_repository(tmp_path: Path) -> None:
+def test_the_router_of_a_plugin_depends_on_what_it_uses_from_this_repository(
+    tmp_path: Path,
+) -> None:
     text = """
 import routers
 from routers import TokenChoiceRouting as Choice
@@ -133,14 +135,16 @@ class Mine(routers.Router):
     assert not {"SoftMoE", "SoftRouting", "SoftmaxTokenChoice"} & part.definitions.keys()
 
 
-def test_of_an_installed_model_the_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_model_depends_on_the_version_of_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     spec = spec_of("vit_tiny_patch16_224")
     then = record_of(spec)
     monkeypatch.setattr(origin, "version", lambda name: "0.0")
     assert changes(then, spec) == ["changed source: model 'vit_tiny_patch16_224'"]
 
 
-def test_the_part_of_an_installed_model_is_the_same_whether_or_not_timm_is_imported(
+def test_the_digest_of_an_installed_model_does_not_depend_on_importing_timm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import timm
@@ -152,16 +156,14 @@ def test_the_part_of_an_installed_model_is_the_same_whether_or_not_timm_is_impor
     assert imported == [({"timm": timm.__version__}, [])] * 2
 
 
-def test_the_reason_names_the_weights_file_whose_content_is_another(tmp_path: Path) -> None:
+def test_the_reason_to_retrain_names_the_changed_weights_file(tmp_path: Path) -> None:
     old, new = write(tmp_path / "old.pth", "one"), write(tmp_path / "new.pth", "two")
     then = record_of(spec_of("vit_tiny_patch16_224", weights=str(old)))
     changed = changes(then, spec_of("vit_tiny_patch16_224", weights=str(new)))
     assert changed == [f"changed content of the weights file: '{new}'"]
 
 
-def test_what_is_found_on_the_path_counts_with_all_that_it_imports(
-    tmp_path: Path, path: Path
-) -> None:
+def test_a_module_on_the_path_counts_with_everything_it_imports(tmp_path: Path, path: Path) -> None:
     plugin = write(tmp_path / "mine" / "mine.py", "import json, torch\nimport outside_a.inner\n")
     write(path / "outside_a" / "__init__.py", "from outside_b import thing\n")
     write(path / "outside_a" / "inner.py", "from . import near\nfrom .random import x\n")
@@ -173,7 +175,7 @@ def test_what_is_found_on_the_path_counts_with_all_that_it_imports(
     assert set(source_hashes([plugin])) == {"mine", "outside_b", *inner}
 
 
-def test_what_lies_among_installed_distributions_does_not_count(
+def test_modules_of_installed_distributions_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "site-packages"
@@ -183,7 +185,9 @@ def test_what_lies_among_installed_distributions_does_not_count(
     assert set(source_hashes([plugin])) == {"mine"}
 
 
-def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Path) -> None:
+def test_two_modules_of_the_same_name_in_different_folders_both_count(
+    tmp_path: Path, path: Path
+) -> None:
     plugin = write(tmp_path / "mine" / "mine.py", "from . import helper\nimport outside_user\n")
     both = [write(tmp_path / "mine" / "helper.py"), write(path / "helper.py")]
     write(path / "outside_user.py", "import helper\n")
@@ -198,7 +202,7 @@ def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Pat
     assert seen[0] != seen[1] != seen[2]
 
 
-def test_neither_the_name_nor_the_place_of_a_file_counts(tmp_path: Path) -> None:
+def test_the_name_and_location_of_a_file_do_not_count(tmp_path: Path) -> None:
     text = "from routers import Router\nx = 1\n"
     files = [write(tmp_path / name, text) for name in ("a/mine.py", "b/deeper/other.py")]
     first, second = (user_sources([file])[file] for file in files)
@@ -206,7 +210,7 @@ def test_neither_the_name_nor_the_place_of_a_file_counts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("statement", ["from .helper import x", "from . import helper"])
-def test_a_relative_import_beside_a_plugin_counts(statement: str, tmp_path: Path) -> None:
+def test_a_relative_import_next_to_a_plugin_counts(statement: str, tmp_path: Path) -> None:
     write(tmp_path / "helper.py")
     assert set(source_hashes([write(tmp_path / "mine.py", statement)])) == {"mine", "helper"}
 
@@ -221,7 +225,7 @@ def test_a_compiled_module_counts_by_its_bytes(tmp_path: Path, path: Path) -> No
     assert len({*before.items()} ^ {*after.items()}) == 2
 
 
-def test_a_helper_that_is_no_python_counts_by_its_text(tmp_path: Path) -> None:
+def test_a_helper_that_is_not_python_counts_by_its_text(tmp_path: Path) -> None:
     plugin = write(tmp_path / "mine.py", "try: import helper\nexcept SyntaxError: pass\n")
     write(tmp_path / "helper.py", "print 1")
     before = source_hashes([plugin])

@@ -1,4 +1,4 @@
-"""The suite's shortcut changes nothing: experts switched off for every image, one by one."""
+"""The suite's shortcut gives the result of switching experts off one by one on every image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def trained(tiny_spec, tiny_dataset, tmp_path):
     def make(name, groups):
-        """Two layers of experts, made so strong that each of them matters."""
+        """Make two layers of experts, so strong that each of them matters."""
         model = {"groups": groups, "layers": "all"}
         router = {"num_slots": 2} if name == "soft_moe" else {}
         spec = tiny_spec(name, epochs=1, router=router, model=model, experts={"num_experts": 8})
@@ -33,7 +33,7 @@ def trained(tiny_spec, tiny_dataset, tmp_path):
 
 
 def brute_force(subject, layer):
-    """(E, classes): accuracy of each class with all experts less that without each one."""
+    """Return (E, classes): each class's accuracy with all experts minus that without each one."""
     correct = []
     for expert in (None, *range(subject.num_experts)):
         factors = torch.ones(subject.num_experts)
@@ -60,7 +60,7 @@ def brute_force(subject, layer):
     ],
 )
 @pytest.mark.slow
-def test_as_by_running_every_image_without_each_expert(trained, name, groups):
+def test_the_result_equals_running_every_image_without_each_expert(trained, name, groups):
     subject = trained(name, groups)
     measured = list(build_suite("specialization").measure(subject))
     for layer in range(len(moe_layers(subject.model))):
@@ -69,7 +69,7 @@ def test_as_by_running_every_image_without_each_expert(trained, name, groups):
         assert changes.any()
 
 
-def test_images_that_do_not_use_an_expert_are_spared(trained):
+def test_images_that_do_not_use_an_expert_are_not_run_without_it(trained):
     subject = trained("softmax_token_choice", "image")
     (passes,) = [
         r.value

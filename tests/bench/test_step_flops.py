@@ -1,4 +1,4 @@
-"""FLOPs of steps whose work the data decide: known without counting them, and what ends them."""
+"""FLOPs of steps whose work depends on the data: deduced without counting, and when to stop."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from routers import RouterContext
 CPU = torch.device("cpu")
 NO_LIMIT = {"capacity_factor": None}
 CONSTANT = {"softmax_expert_choice", "soft_moe", "dense", "expert_threshold"}
-"""Routers whose steps take the same work here."""
+"""Routers whose steps all take the same work here."""
 
 
 def trainer_of(spec, dataset):
@@ -38,7 +38,7 @@ def counts_of(spec, dataset, steps):
 
 
 def deduced(spec, dataset, steps):
-    """Count the first step alone."""
+    """Count only the first step."""
     trainer, flops = trainer_of(spec, dataset), []
     trainer.step_flops = StepFlops()
     for step in range(steps):
@@ -68,12 +68,14 @@ def deduced(spec, dataset, steps):
         ("dense", {}),
     ],
 )
-def test_one_counted_step_tells_the_flops_of_the_others(name, options, tiny_spec, tiny_dataset):
-    """But for the little that a router does with the choices, however many they are."""
+def test_the_flops_of_all_steps_follow_from_one_counted_step(
+    name, options, tiny_spec, tiny_dataset
+):
+    """Except for the little work that a router does with its choices, however many there are."""
     spec = tiny_spec(name, lr=5e-3, **options)
     counted = counts_of(spec, tiny_dataset, 8)
     if name not in CONSTANT:
-        assert len(set(counted)) > 1, "or nothing would be shown"
+        assert len(set(counted)) > 1, "otherwise the test would show nothing"
     assert deduced(spec, tiny_dataset, 8) == pytest.approx(counted, rel=2e-4)
 
 
@@ -94,8 +96,8 @@ def test_experts_behind_frozen_layers_take_no_gradient_of_their_input(tiny_spec,
     assert known == pytest.approx(counted, rel=1e-5)
 
 
-def test_padding_is_no_work(tiny_spec, tiny_dataset):
-    """The experts run on the real tokens alone, and so they are counted."""
+def test_padding_costs_no_work(tiny_spec, tiny_dataset):
+    """The experts run only on the real tokens, and are counted that way."""
     spec = tiny_spec(router={"top_k": 2})
     layer = next(iter(moe_layers(trial_model(spec, tiny_dataset)).values()))
     x = torch.randn(3, 16, layer.token_shape[0])
@@ -106,12 +108,12 @@ def test_padding_is_no_work(tiny_spec, tiny_dataset):
     whole = layer.route(x[:1], RouterContext())
     parts = sum(experts_flops(layer, each, True) for each in (halves, whole))
     adding = sum(parameter.numel() for parameter in layer.experts.parameters())
-    # But for adding up the two parts' gradients of the tokens.
+    # Except for adding up the token gradients of the two parts.
     assert experts_flops(layer, padded, True) == pytest.approx(parts + adding, rel=0.01)
 
 
-def test_counting_the_experts_changes_nothing(tiny_spec, tiny_dataset):
-    """Neither the weights nor, under dropout, the random numbers of the steps."""
+def test_counting_the_experts_has_no_side_effects(tiny_spec, tiny_dataset):
+    """It changes neither the weights nor, under dropout, the random numbers of the steps."""
     spec = tiny_spec(
         router=NO_LIMIT, model={"options": {**tiny_spec().model.options, "proj_drop_rate": 0.2}}
     )
@@ -170,20 +172,20 @@ def test_a_training_ends_with_the_step_nearest_to_its_flops(costs, guess):
     assert state.history[-1].step == state.snapshots[-1].step == state.steps
 
 
-def test_a_training_spends_its_flops_where_the_data_decide_its_work(
+def test_a_training_whose_work_depends_on_the_data_spends_its_flop_budget(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
-    """With one evaluation, at the end; and its learning rate falls to the end."""
+    """With one evaluation, at the end; its learning rate falls until the end."""
     spec = tiny_spec(router=NO_LIMIT, epochs=6, evaluations=1, lr=5e-3)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     budget = resolve_budget(spec, tiny_dataset, batches, CPU)
-    assert outcome.steps != budget.steps  # which is what the first step alone would have given
+    assert outcome.steps != budget.steps  # which the first step alone would have given
     assert outcome.within_tolerance
     assert abs(outcome.flops - budget.amount) < 0.75 * outcome.flops / outcome.steps
 
 
-def test_an_interrupted_training_of_varying_work_ends_with_the_same_bits(
+def test_an_interrupted_training_with_varying_work_ends_with_the_same_bits(
     tiny_spec, tiny_dataset, tmp_path
 ):
     spec = tiny_spec(router=NO_LIMIT, epochs=4, evaluations=2, lr=5e-3)

@@ -1,4 +1,4 @@
-"""Weights in the home folder against the hashes in the database; and `db verify` as typed."""
+"""Weights in the home folder compared with the hashes in the database, and `db verify`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DESCRIPTION = {
 
 
 def trained(home: Path, store: Store, name: str) -> Path:
-    """A trial with two snapshots on disk, as a training leaves them; returns its folder."""
+    """Put a trial with two snapshots on disk, as a training does; return its folder."""
     folder = trial_folder(home, name)
     folder.mkdir(parents=True)
     snapshots = []
@@ -62,14 +62,14 @@ def faults(home: Path) -> list[Fault]:
         return verify_weights(store, home).faults
 
 
-def test_what_a_training_leaves_is_sound(home: Path) -> None:
+def test_the_files_of_a_training_verify(home: Path) -> None:
     with open_store(home / "bench.db", create=False) as store:
         weights = verify_weights(store, home)
     assert (weights.checked, weights.absent, weights.faults) == (4, 0, [])
 
 
 @pytest.mark.parametrize("file", ["weights-0.safetensors", "weights-8.safetensors"])
-def test_weights_that_were_changed_are_named(home: Path, file: str) -> None:
+def test_changed_weights_are_named(home: Path, file: str) -> None:
     (trial_folder(home, "a" * 64) / file).write_bytes(b"changed")
     (fault,) = faults(home)
     assert fault.kind == "checkpoint"
@@ -84,7 +84,7 @@ def test_weights_without_their_outcome_are_named(home: Path) -> None:
     assert "outcome.json cannot be read" in fault.why
 
 
-def test_weights_that_were_deleted_are_no_fault(home: Path) -> None:
+def test_deleted_weights_are_no_fault(home: Path) -> None:
     shutil.rmtree(trial_folder(home, "a" * 64))
     (trial_folder(home, "b" * 64) / "weights-0.safetensors").unlink()
     with open_store(home / "bench.db", create=False) as store:
@@ -92,13 +92,13 @@ def test_weights_that_were_deleted_are_no_fault(home: Path) -> None:
     assert (weights.checked, weights.absent, weights.faults) == (1, 1, [])
 
 
-def test_weights_of_no_attempt_are_orphans(home: Path) -> None:
+def test_weights_without_an_attempt_are_orphans(home: Path) -> None:
     shutil.copytree(trial_folder(home, "a" * 64), home / "trials" / "other")
     why = "no attempt in this database has trained it"
     assert faults(home) == [Fault("orphan", "trials/other", why)]
 
 
-def test_weights_of_an_attempt_that_has_not_ended_are_none(home: Path) -> None:
+def test_weights_of_a_running_attempt_are_not_orphans(home: Path) -> None:
     with open_store(home / "bench.db") as store:
         (trial,) = store.trials([Subject("c" * 64, DESCRIPTION)])
         store.begin_attempt(trial, 1, 1)
@@ -106,7 +106,7 @@ def test_weights_of_an_attempt_that_has_not_ended_are_none(home: Path) -> None:
     assert faults(home) == []
 
 
-def test_the_command_names_each_fault_and_ends_with_1(home: Path, capsys) -> None:
+def test_the_command_names_each_fault_and_ends_with_status_1(home: Path, capsys) -> None:
     def verified(status: int) -> str:
         with pytest.raises(SystemExit) as exited:
             main(["db", "verify", "--home", str(home)])

@@ -1,4 +1,4 @@
-"""What suites are handed is the training's outcome, and layers of the shape that they ask for."""
+"""Suites get the outcome of the training, and layers of the shape that they ask for."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_the_final_model_runs_on_every_image_in_order(trained, tiny_dataset):
     assert len(default.labels) == 16  # as in training
 
 
-def test_the_images_at_some_places_run_as_if_there_were_no_others(trained):
+def test_a_selection_of_images_runs_as_if_there_were_no_others(trained):
     subject = trained()
     (whole,) = subject.run(subject.model, "test", batch_size=32)
     places = torch.tensor([30, 2, 17])
@@ -56,8 +56,8 @@ def test_the_images_at_some_places_run_as_if_there_were_no_others(trained):
 
 
 @pytest.mark.parametrize("router", ["softmax_mixture", "softmax_token_choice"])
-def test_the_chosen_expert_answers_by_itself(trained, router):
-    """As its own network does, whatever the others of a mixture say."""
+def test_the_answer_of_a_chosen_expert_is_its_own(trained, router):
+    """It is that of its own network, whatever the others of a mixture say."""
     model = {"name": "image_classifier", "options": {"img_size": 8, "hidden": [5, 8]}}
     model |= {"layers": "all", "groups": "batch"}
     subject = trained(router, model=model, experts={"name": "classifier", "num_experts": 4})
@@ -86,7 +86,7 @@ def test_the_chosen_expert_answers_by_itself(trained, router):
     assert (values[0] == values[1]) == (router == "softmax_token_choice")
 
 
-def test_an_image_of_several_tokens_or_layers_has_no_one_expert_that_answers(trained):
+def test_models_with_several_tokens_or_layers_have_no_single_answering_expert(trained):
     subject = trained()
     with pytest.raises(BenchError, match="class of an image of 16 tokens: choose prediction"):
         list(build_suite("entropy", prediction="expert").measure(subject))
@@ -95,7 +95,7 @@ def test_an_image_of_several_tokens_or_layers_has_no_one_expert_that_answers(tra
     assert reason == "no expert predicts a class in a model of several MoE layers"
 
 
-def test_observing_leaves_gradients_to_those_who_consume(trained):
+def test_running_a_model_leaves_gradients_enabled_for_the_consumer(trained):
     subject = trained()
     for _ in subject.run(subject.model, "val"):
         assert torch.is_grad_enabled()
@@ -116,7 +116,7 @@ def test_snapshots_load_the_weights_of_their_step(trained, tiny_spec, tiny_datas
     assert all(torch.equal(final[k], v) for k, v in last.load().state_dict().items())
 
 
-def test_history_and_stats_are_those_of_the_training(trained):
+def test_history_and_stats_come_from_the_training(trained):
     subject = trained()
     names = {point.name for point in subject.history}
     assert names == {"train_loss", "val_loss", "val_top1"}
@@ -125,13 +125,13 @@ def test_history_and_stats_are_those_of_the_training(trained):
     assert abs(stats["train_flops"] / stats["flops_budget"] - 1) < 0.1
     assert stats["within_tolerance"] == 1
     assert stats["params_total"] > stats["params_active"] > 0
-    # Forward and backward of one image in a step cost about three times the forward pass.
+    # Per image, a step's forward and backward pass cost about three forward passes.
     per_step = stats["train_flops"] / stats["steps"] / 16
     assert 2.5 < per_step / stats["flops_per_image"] < 3.5
 
 
 @pytest.mark.parametrize(("factor", "share"), [(1.0, 1 / 4), (2.0, 2 / 4), (9.0, 1.0)])
-def test_active_parameters_count_experts_by_the_slots_that_they_run(factor, share, trained):
+def test_active_parameters_count_experts_in_proportion_to_their_slots(factor, share, trained):
     subject = trained("softmax_expert_choice", router={"capacity_factor": factor})
     (layer,) = moe_layers(subject.model).values()
     experts = sum(parameter.numel() for parameter in layer.experts.parameters())
@@ -155,7 +155,9 @@ def test_a_training_that_diverged_has_no_model(tiny_spec, tiny_dataset, tmp_path
 
 
 @pytest.mark.parametrize("groups", ["image", "batch", 8])
-def test_a_bare_layer_is_the_routers_with_the_shape_asked_for(groups, tiny_spec, tiny_dataset):
+def test_a_bare_layer_has_the_trials_router_and_the_requested_shape(
+    groups, tiny_spec, tiny_dataset
+):
     spec = tiny_spec("softmax_token_choice", router={"top_k": 2}, model={"groups": groups})
     subject = LayerOfTrial(spec, tiny_dataset, CPU)
     layer = subject.layer(batch=3, tokens=16, dim=12, hidden=20, num_experts=5)
@@ -195,9 +197,7 @@ def test_the_dense_counterpart_of_factorised_experts_runs_the_tokens(
     assert subject.dense_rows(layer, subject.mlp(32, 64), x) == 3 * 49
 
 
-def test_a_bare_layer_leaves_a_solved_width_behind_and_keeps_what_was_tuned(
-    tiny_spec, tiny_dataset
-):
+def test_a_bare_layer_ignores_a_solved_width_and_keeps_tuned_settings(tiny_spec, tiny_dataset):
     options = {"rank": 3, "ring_rank": 7}
     spec = tiny_spec("mumoe", experts={"name": "tr", "options": options})
     paths = tuple(f"experts.options.{name}" for name in options)
@@ -209,9 +209,9 @@ def test_a_bare_layer_leaves_a_solved_width_behind_and_keeps_what_was_tuned(
     assert of_shape.experts.rank is None
 
 
-def test_the_dense_counterpart_of_a_baseline_runs_its_flops(tiny_spec, tiny_dataset):
+def test_the_dense_counterpart_of_a_baseline_has_its_flops(tiny_spec, tiny_dataset):
     x = torch.randn(3, 49, 8)
-    # Of a hidden unit, 2 · 8 multiply-adds, a bias and a GELU of 5; of an output, a bias.
+    # A hidden unit has 2 · 8 multiply-adds, a bias and a GELU of 5; an output has a bias.
     widened = (67 * 38 + 8) / (16 * 38 + 8)
     for router, factor in (("dense", 1), ("dense_params", widened)):
         subject = LayerOfTrial(tiny_spec(router), tiny_dataset, CPU)
@@ -226,7 +226,7 @@ def test_soft_routers_get_slots_for_the_tokens_of_a_group(tiny_spec, tiny_datase
     assert layer.router.slots == 8
 
 
-def test_the_shape_of_the_model_is_told_for_routers_and_baselines(tiny_spec, tiny_dataset):
+def test_subjects_of_routers_and_baselines_know_the_shape_of_the_model(tiny_spec, tiny_dataset):
     for name in ("softmax_token_choice", "dense"):
         subject = LayerOfTrial(tiny_spec(name), tiny_dataset, CPU)
         assert (subject.dim, subject.hidden, subject.tokens) == (16, 32, 16)
@@ -236,7 +236,7 @@ def test_the_shape_of_the_model_is_told_for_routers_and_baselines(tiny_spec, tin
     assert LayerOfTrial(spec, tiny_dataset, CPU).hidden == 7
 
 
-def test_the_hidden_width_asked_for_wins_over_the_trials(tiny_spec, tiny_dataset):
+def test_the_requested_hidden_width_overrides_the_trials(tiny_spec, tiny_dataset):
     spec = tiny_spec(experts={"options": {"hidden": 7}})
     layer = LayerOfTrial(spec, tiny_dataset, CPU).layer(2, 16, 12, 20, 4)
     assert layer.experts.weight1.shape == (4, 12, 20)
@@ -269,7 +269,7 @@ def test_an_expert_is_an_mlp_of_the_same_kind(tiny_spec, tiny_dataset):
     torch.testing.assert_close(experts(x)[2, 0], mlp(x[2, 0]))
 
 
-def test_models_are_the_trials_and_its_dense_twin(tiny_spec, tiny_dataset):
+def test_a_subject_builds_the_trials_model_and_its_dense_counterpart(tiny_spec, tiny_dataset):
     subject = LayerOfTrial(tiny_spec("soft_moe"), tiny_dataset, CPU)
     images = torch.randn(2, *subject.image_shape)
     assert len(moe_layers(subject.model())) == 1
@@ -277,7 +277,9 @@ def test_models_are_the_trials_and_its_dense_twin(tiny_spec, tiny_dataset):
     assert subject.model()(images).shape == subject.dense_model()(images).shape == (2, 4)
 
 
-def test_building_a_layer_leaves_torchs_generator_alone_and_repeats(tiny_spec, tiny_dataset):
+def test_building_a_layer_is_reproducible_and_leaves_torchs_generator_alone(
+    tiny_spec, tiny_dataset
+):
     subject = LayerOfTrial(tiny_spec(), tiny_dataset, CPU)
     before = torch.get_rng_state()
     first, second = (subject.layer(2, 16, 12, 20, 4).state_dict() for _ in range(2))
@@ -285,7 +287,7 @@ def test_building_a_layer_leaves_torchs_generator_alone_and_repeats(tiny_spec, t
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_without_changed_weights_the_answers_are_those_of_the_run(trained):
+def test_answers_with_unchanged_weights_are_those_of_the_run(trained):
     class Echo(Router):
         """Adds the logits of the layer before."""
 

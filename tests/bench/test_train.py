@@ -1,4 +1,4 @@
-"""One trial: its steps, its evaluations, its bits."""
+"""Training one trial: its steps, its evaluations, its reproducibility."""
 
 import math
 import multiprocessing
@@ -46,7 +46,7 @@ def same(first, second):
     )
 
 
-def test_seeding_is_that_of_torch():
+def test_seeding_is_equivalent_to_torch_manual_seed():
     seed_generators(7, CPU)
     drawn = torch.rand(4)
     torch.manual_seed(7)
@@ -57,7 +57,9 @@ def test_seeding_is_that_of_torch():
 
 
 @pytest.mark.parametrize("name", ["dense", "soft_moe", "softmax_expert_choice"])
-def test_a_training_learns_and_leaves_what_it_should(name, tiny_spec, tiny_dataset, tmp_path):
+def test_a_training_learns_spends_its_budget_and_saves_its_outcome(
+    name, tiny_spec, tiny_dataset, tmp_path
+):
     spec = tiny_spec(name, epochs=15, lr=5e-3, snapshots=5, evaluations=4)
     seen = []
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, lambda *at: seen.append(at))
@@ -106,7 +108,7 @@ def test_the_final_weights_are_always_kept(snapshots, kept, tiny_spec, tiny_data
     assert outcome.snapshots[-1].step == 12
 
 
-def test_parts_of_a_training():
+def test_evaluations_and_snapshots_are_spaced_evenly_over_the_steps():
     assert spaced(100, 4) == [25, 50, 75, 100]
     assert spaced(10, 3) == [3, 7, 10]
     assert spaced(2, 10) == [1, 2]
@@ -119,7 +121,9 @@ def test_the_test_split_is_never_touched(tiny_spec, tiny_dataset, tmp_path):
     assert train_trial(tiny_spec(), blind, CPU, tmp_path).status == "done"
 
 
-def test_the_curves_are_what_an_evaluation_finds(tiny_spec, tiny_dataset, tmp_path):
+def test_the_last_points_of_the_curves_are_those_of_an_evaluation(
+    tiny_spec, tiny_dataset, tmp_path
+):
     spec = tiny_spec("soft_moe", epochs=1)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     model = trial_model(spec, tiny_dataset)
@@ -163,7 +167,7 @@ def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path,
 def test_the_same_seed_gives_the_same_bits(name, router, tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec(name, router=router, losses={"importance": 0.1}, clip_norm=0.5)
     first = train_trial(spec, tiny_dataset, CPU, tmp_path / "a")
-    torch.rand(7)  # torch's own generator plays no part
+    torch.rand(7)  # torch's own generator has no effect
     second = train_trial(spec, tiny_dataset, CPU, tmp_path / "b")
     assert first.sha256 == second.sha256
     assert [p.value for p in first.history] == [p.value for p in second.history]
@@ -171,19 +175,21 @@ def test_the_same_seed_gives_the_same_bits(name, router, tiny_spec, tiny_dataset
     assert other.sha256 != first.sha256
 
 
-def test_how_often_progress_is_reported_changes_no_bit(tiny_spec, tiny_dataset, tmp_path):
+def test_the_frequency_of_progress_reports_changes_no_bit(tiny_spec, tiny_dataset, tmp_path):
     seldom = train_trial(tiny_spec(snapshots=1, evaluations=1), tiny_dataset, CPU, tmp_path / "a")
     often = train_trial(tiny_spec(snapshots=9, evaluations=12), tiny_dataset, CPU, tmp_path / "b")
     assert seldom.sha256 == often.sha256
 
 
-def test_torchs_own_generator_is_left_alone(tiny_spec, tiny_dataset, tmp_path):
+def test_torchs_global_generator_is_not_touched(tiny_spec, tiny_dataset, tmp_path):
     before = torch.get_rng_state()
     train_trial(tiny_spec("random"), tiny_dataset, CPU, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_routers_share_data_and_the_first_weights_of_all_but_the_moe_layer(tiny_spec, tiny_dataset):
+def test_routers_share_data_and_all_initial_weights_except_those_of_the_moe_layer(
+    tiny_spec, tiny_dataset
+):
     dense = trial_model(tiny_spec("dense", seed=3), tiny_dataset).state_dict()
     for name in ("soft_moe", "random", "softmax_token_choice"):
         spec = tiny_spec(name, seed=3)
@@ -197,8 +203,8 @@ def test_routers_share_data_and_the_first_weights_of_all_but_the_moe_layer(tiny_
             assert torch.equal(batches(step)[0], others(step)[0])
 
 
-def test_a_step_depends_on_its_number_and_not_on_the_way_there(tiny_spec, tiny_dataset):
-    """What resuming needs: parameters, the optimiser's state and the step say everything."""
+def test_a_step_depends_only_on_its_number_and_the_saved_state(tiny_spec, tiny_dataset):
+    """Resuming relies on it: parameters, optimiser state and the step determine everything."""
     spec = tiny_spec("softmax_token_choice", router={"noise_std": 1.0})
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     whole = Trainer(spec, tiny_dataset, batches, CPU, steps=4)
@@ -224,12 +230,10 @@ def test_dropout_is_seeded_too(tiny_spec, tiny_dataset, tmp_path):
     assert train_trial(spec, tiny_dataset, CPU, tmp_path / "b").sha256 == first.sha256
 
 
-# What goes wrong
+# Failures
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_with_what_is_known(
-    tiny_spec, tiny_dataset, tmp_path
-):
+def test_a_non_finite_loss_ends_the_training_as_diverged(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("soft_moe", lr=1e30, clip_norm=None, epochs=10, evaluations=20)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     assert outcome.status == "diverged"
@@ -243,7 +247,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_what_is_known(
     assert read_outcome(tmp_path).error == outcome.error
 
 
-def test_weights_that_the_last_step_broke_are_noticed(
+def test_weights_broken_by_the_last_step_are_noticed(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
     step = Trainer.step
@@ -261,7 +265,7 @@ def test_weights_that_the_last_step_broke_are_noticed(
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_no_process_that_makes_images_outlives_a_training(
+def test_no_data_loading_process_outlives_a_training(
     breaks, tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
     spec = tiny_spec("dense", epochs=0.5)
@@ -269,7 +273,7 @@ def test_no_process_that_makes_images_outlives_a_training(
     kept, at_work = [], []
 
     def keeping(*arguments):
-        """What is still referred to is not closed by the garbage collector."""
+        """The garbage collector does not close what is still referenced."""
         kept.append(TrainingBatches(*arguments))
         return kept[-1]
 
@@ -287,7 +291,7 @@ def test_no_process_that_makes_images_outlives_a_training(
     assert not multiprocessing.active_children()
 
 
-def test_a_loss_without_meaning_for_a_router_is_an_error(tiny_spec, tiny_dataset, tmp_path):
+def test_a_loss_that_a_router_does_not_support_is_an_error(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("soft_moe", losses={"gshard": 0.1})
     with pytest.raises(RequestError, match="gshard"):
         train_trial(spec, tiny_dataset, CPU, tmp_path)
@@ -295,10 +299,10 @@ def test_a_loss_without_meaning_for_a_router_is_an_error(tiny_spec, tiny_dataset
         train_trial(tiny_spec(losses={"importanze": 1}), tiny_dataset, CPU, tmp_path)
 
 
-# What is minimised
+# The loss
 
 
-def test_auxiliary_losses_are_averaged_over_layers_and_weighed(tiny_spec, tiny_dataset):
+def test_auxiliary_losses_are_averaged_over_layers_and_weighted(tiny_spec, tiny_dataset):
     spec = tiny_spec(model={"layers": "all"}, losses={"importance": 0.5, "z": 0.25})
     model = trial_model(spec, tiny_dataset)
     images, labels = TrainingBatches(spec, tiny_dataset, CPU).first
@@ -350,7 +354,7 @@ def test_biases_norms_and_scales_do_not_decay(tiny_spec, tiny_dataset):
 
 
 @pytest.mark.parametrize("experts", EXPERTS.names())
-def test_no_bias_of_any_experts_decays(experts):
+def test_biases_of_all_kinds_of_experts_do_not_decay(experts):
     places = (ReplacedMLP(12, 24), ReplacedLinear(12, 9), ReplacedNetwork((1, 6, 6), 2, (5, 4), 3))
     place = next(p for p in places if isinstance(p, EXPERTS.get(experts).target.replaces))
     built = build_experts(experts, num_experts=6, replaced=place)
@@ -359,7 +363,7 @@ def test_no_bias_of_any_experts_decays(experts):
     assert not [n for n, p in built.named_parameters() if "bias" in n and id(p) in spared]
 
 
-def test_what_is_frozen_is_not_trained(tiny_spec, tiny_dataset, tmp_path):
+def test_frozen_parameters_are_not_trained(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("frozen", weight_decay=0.5, lr=1e-2)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     before, after = trial_model(spec, tiny_dataset).state_dict(), weights_of(outcome)
@@ -368,7 +372,7 @@ def test_what_is_frozen_is_not_trained(tiny_spec, tiny_dataset, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in gates)
 
 
-def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine():
+def test_the_learning_rate_warms_up_and_then_follows_half_a_cosine():
     train = TrainConfig(lr=1.0, warmup=0.25)
     rates = [learning_rate(step, 40, train) for step in range(40)]
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
@@ -393,7 +397,7 @@ def test_gradients_are_clipped(tiny_spec, tiny_dataset):
     assert moved(1e-12) < 0.01 * moved(None)
 
 
-def test_averaged_weights_are_what_is_evaluated_and_kept(tiny_spec, tiny_dataset, tmp_path):
+def test_averaged_weights_are_evaluated_and_saved(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("dense", ema=0.9, epochs=0.5, snapshots=1, evaluations=1)
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     trainer = Trainer(spec, tiny_dataset, batches, CPU, steps=3)
@@ -408,7 +412,7 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(tiny_spec, tiny_dataset
     torch.testing.assert_close(weights_of(outcome)["head.weight"], average)
 
 
-def test_averaged_weights_follow_and_counts_are_copied(tiny_spec, tiny_dataset):
+def test_floating_point_state_is_averaged_and_counts_are_copied(tiny_spec, tiny_dataset):
     spec = tiny_spec("expert_threshold", ema=0.9)
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     trainer = Trainer(spec, tiny_dataset, batches, CPU, steps=3)
@@ -418,12 +422,12 @@ def test_averaged_weights_follow_and_counts_are_copied(tiny_spec, tiny_dataset):
     )
     for step in range(3):
         trainer.step(step)
-        assert averaged.updates == own.updates - 1  # the router hears of a step when it is over
+        assert averaged.updates == own.updates - 1  # the router is notified after the step
     assert own.updates == 3
     assert not averaged.threshold.equal(own.threshold)
 
 
-# Routers that listen
+# Routers with `after_step`
 
 
 class Listening(SoftmaxTokenChoice):
@@ -431,7 +435,7 @@ class Listening(SoftmaxTokenChoice):
         self.heard = [*getattr(self, "heard", []), stats]
 
 
-def test_routers_that_listen_are_told_the_loads_of_each_step(tiny_spec, tiny_dataset):
+def test_routers_with_after_step_get_the_loads_of_each_step(tiny_spec, tiny_dataset):
     spec = tiny_spec(router={"capacity_factor": 0.5})
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     trainer = Trainer(spec, tiny_dataset, batches, CPU, steps=2)

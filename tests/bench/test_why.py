@@ -1,4 +1,4 @@
-"""`why` names the part that decided."""
+"""`why` names the part that decided whether a trial is reused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATABASES = Path(__file__).parent.parent / "results" / "databases"
 
 
 def stored(folder: Path, status: AttemptStatus) -> Store:
-    """A database with one trial of the dense baseline, whose attempt ended so."""
+    """Store one trial of the dense baseline whose attempt ended with this status."""
     store = open_store(folder / "bench.db")
     request = make_request(load_preset("smoke"), routers=["dense"])
     plan = make_plan(request, Datasets())
@@ -49,7 +49,7 @@ def lines(store: Store) -> list[str]:
     return list(explain(store.all_trials()[0], store))
 
 
-def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
+def test_an_unchanged_trial_is_reused(store: Store) -> None:
     said = lines(store)
     assert said[1:] == [
         "dense, seed 0, on digits",
@@ -61,7 +61,7 @@ def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
     ]
 
 
-def test_the_part_that_changed_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_changed_part_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "TRAINING", (*fingerprint.TRAINING, explain))
     said = lines(store)
     changed = next(line for line in said if line.startswith("  CHANGED  protocol 'training': "))
@@ -70,9 +70,7 @@ def test_the_part_that_changed_is_named(store: Store, monkeypatch: pytest.Monkey
     assert said[-1] == "not reused: changed source: protocol 'training'"
 
 
-def test_the_definition_that_changed_is_named(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_changed_definition_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     code = Definitions.code
 
     def changed(definitions: Definitions, roots: Iterable[Definition]) -> Code:
@@ -85,8 +83,8 @@ def test_the_definition_that_changed_is_named(
 
 
 @pytest.mark.parametrize("dump", sorted(DATABASES.glob("*.sql")), ids=lambda file: file.stem)
-def test_what_older_code_left_is_explained_and_not_reused(dump: Path, tmp_path: Path) -> None:
-    """Whatever wrote the database: its trial keeps its fingerprint, which no trial has now."""
+def test_results_of_older_code_are_explained_and_not_reused(dump: Path, tmp_path: Path) -> None:
+    """Its trial keeps its fingerprint, which no trial has now, whatever wrote the database."""
     file = tmp_path / "bench.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(dump.read_text())
@@ -109,7 +107,7 @@ def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:
     assert said[1].startswith("not reused: it cannot be described now: no router is named 'densee'")
 
 
-def test_a_trial_that_failed_shows_how_to_try_it_again_and_its_traceback(tmp_path: Path) -> None:
+def test_a_failed_trial_shows_its_traceback_and_how_to_retry_it(tmp_path: Path) -> None:
     said = lines(stored(tmp_path, "failed"))
     assert said[-2:] == [
         "not tried again: it failed: boom; --retry failed tries again",
@@ -117,7 +115,7 @@ def test_a_trial_that_failed_shows_how_to_try_it_again_and_its_traceback(tmp_pat
     ]
 
 
-def test_a_trial_that_was_interrupted_goes_on_unless_a_run_works_on_it(tmp_path: Path) -> None:
+def test_an_interrupted_trial_resumes_unless_a_run_is_working_on_it(tmp_path: Path) -> None:
     store = stored(tmp_path, "running")
     assert lines(store)[-1] == "not reused: continues an interrupted attempt"
     run = store.start_run(store.find_study().id, Run(*this_process(), "run", 1))

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own, that are disturbed, and what they leave behind."""
+"""Whole runs in their own processes that get disturbed, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ TIMES = ("seconds", "started_at", "finished_at", "at", "machine", "attempt", "me
 
 @dataclass(frozen=True)
 class Night:
-    """A preset and a home in a folder, and the command that puts them to work."""
+    """A folder with a preset and a home, and the command that runs it."""
 
     folder: Path
     plugin: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
     url: str | None = None
-    """Of the database, where it is no file in the home."""
+    """The URL of the database, if it is not a file in the home."""
 
     @property
     def home(self) -> Path:
@@ -55,7 +55,7 @@ class Night:
 
     @property
     def output(self) -> str:
-        """What the processes that were started have printed."""
+        """Return what the processes started so far have printed."""
         return (self.folder / "output.txt").read_text()
 
     def asked(self, *more: str) -> list[str]:
@@ -66,7 +66,7 @@ class Night:
         return [sys.executable, str(ROOT / "bench.py"), *self.asked(*more)]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """The command in a process and session of its own."""
+        """Start the command in its own process and session."""
         with (self.folder / "output.txt").open("a") as output:
             process = subprocess.Popen(
                 self.command(*more),
@@ -80,14 +80,14 @@ class Night:
         return process
 
     def end(self) -> None:
-        """End what a test that failed has left at work: the timings of others would wait for it."""
+        """End what a failed test left running: the timings of other tests would wait for it."""
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
     def run(self, *more: str, status: int = 0) -> str:
-        """The command to its end, in this process with workers of its own; what it printed."""
+        """Run the command to its end in this process, with its own workers; return its output."""
         printed = io.StringIO()
         with (
             chdir(self.folder),
@@ -100,20 +100,20 @@ class Night:
         return printed.getvalue()
 
     def trouble(self, *routers: str) -> None:
-        """These routers have their trouble from now on, and no others."""
+        """Make these routers fail in their own way from now on, and no others."""
         for name in TROUBLES:
             (self.folder / name).unlink(missing_ok=True)
         for name in routers:
             (self.folder / name).touch()
 
     def attempts(self) -> list[dict[str, Any]]:
-        """All attempts ever made, in the order in which they began."""
+        """Return all attempts ever made, in the order in which they began."""
         with open_store(self.database) as store:
             frame = trials_frame(store, history=True).sort_values("attempt")
             return frame[frame["attempt"].notna()].to_dict("records")
 
     def workers(self) -> list[int]:
-        """Process ids of the workers at work, as their logs tell."""
+        """Return the process ids of the active workers, read from their logs."""
         with open_store(self.database) as store:
             runs = [run for run in store.runs() if alive(run)]
         servers = [c for run in runs for c in psutil.Process(run.pid).children()]
@@ -122,7 +122,7 @@ class Night:
     def wait_for(
         self, condition: Callable[[], Any], seconds: float = 60, every: float = 0.02
     ) -> Any:
-        """What the condition says, as soon as it says something."""
+        """Wait until the condition returns something true, and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -139,11 +139,11 @@ class Night:
         raise AssertionError(f"not within {seconds} s:\n{self.output}")
 
     def resumable(self) -> list[Path]:
-        """The checkpoints that trainings could go on from."""
+        """Return the checkpoints that trainings could resume from."""
         return list(self.home.glob("trials/*/resume.safetensors"))
 
     def rows(self) -> dict[str, list[Any]]:
-        """All that a run leaves in the database, times and row numbers aside."""
+        """Return all that a run leaves in the database, except times and row numbers."""
         with open_store(self.database) as store:
             trials = trials_frame(store, history=True)
             metrics = metrics_frame(store, history=True)
@@ -165,7 +165,7 @@ def _plain(frame: Any) -> list[str]:
 
 
 def _counts(store: Store) -> dict[str, int]:
-    """Rows by table; of `runs` there is one for each command."""
+    """Return the number of rows by table, except `runs`, which has one row per command."""
     with store.reading() as session:
         return {
             name: session.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
@@ -176,7 +176,7 @@ def _counts(store: Store) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def plugin() -> Path:
-    """Routers with which something goes wrong."""
+    """A plugin of routers that fail in various ways."""
     return Path(__file__).with_name("troubles.py")
 
 
@@ -200,7 +200,7 @@ def make_night(folder: Path, plugin: Path, **changed: Any) -> Night:
 
 @pytest.fixture
 def new_night(tmp_path: Path, plugin: Path) -> Iterator[Callable[..., Night]]:
-    """Makes nights: `new_night(routers=[…], seeds=1, train={…})`; two routers and seeds else."""
+    """Make nights: `new_night(routers=[…], seeds=1, train={…})`; default two routers, two seeds."""
     nights: list[Night] = []
 
     def new(**changed: Any) -> Night:
@@ -214,7 +214,7 @@ def new_night(tmp_path: Path, plugin: Path) -> Iterator[Callable[..., Night]]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[str, list[Any]]:
-    """What the usual night leaves in the database when nothing happens."""
+    """What the default night leaves in the database if nothing disturbs it."""
     made = make_night(tmp_path_factory.mktemp("undisturbed") / "night", plugin)
     made.run()
     return made.rows()

@@ -1,4 +1,4 @@
-"""A real Slurm on this machine alone, for one test session: munged, slurmctld and slurmd."""
+"""A real single-machine Slurm for one test session: munged, slurmctld and slurmd."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
 PartitionName=main Nodes=ALL Default=YES OverSubscribe=FORCE:3
 """
-"""`cred_expire`: a job that is requeued waits for so many seconds, else for 120. Intervals: the
-scheduler looks for jobs that may begin each 2 seconds, else each 30 to 60."""
+"""`cred_expire`: a requeued job waits for that many seconds instead of 120. Intervals: the
+scheduler looks for jobs that can start every 2 seconds instead of every 30 to 60."""
 
 
 def why_no_slurm() -> str | None:
-    """Why no Slurm can be started here; None where one can."""
+    """Return why Slurm cannot be started here, or None if it can."""
     if find_spec("submitit") is None:
         return "submitit is not installed (pip install -e '.[dev]')"
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
@@ -62,8 +62,8 @@ def why_no_slurm() -> str | None:
 
 @contextmanager
 def running_slurm() -> Iterator[Path]:
-    """Start it; yields its folder, in which `slurm.conf` lies."""
-    # Short paths for sockets; munged refuses folders that others may write.
+    """Start Slurm and yield its folder, which contains `slurm.conf`."""
+    # Sockets need short paths; munged refuses folders that others may write to.
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     for name in ("munge", "state", "spool"):
         (folder / name).mkdir(mode=0o755)
@@ -110,7 +110,7 @@ def _printed(command: tuple[str, ...], environment: dict[str, str]) -> str:
 
 
 def _end(pid_file: Path) -> None:
-    """End the process of a file and wait for it."""
+    """End the process whose id a file holds, and wait for it."""
     if not pid_file.exists():
         return
     process = psutil.Process(int(pid_file.read_text()))

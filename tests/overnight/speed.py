@@ -1,7 +1,7 @@
 """How fast the harness itself is: `python tests/overnight/speed.py [help|reused|trial|workers]`.
 
-Each figure is of this machine as it is now; close other programs first. `trial` and `workers` train
-for minutes.
+Each figure describes this machine in its current state; close other programs first. `trial` and
+`workers` train for minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def seconds_of(arguments: list[str]) -> float:
-    """Median wall time of a process, after one that warms the disk's cache."""
+    """Return the median wall time of a process, after one run that warms the disk cache."""
     times = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
@@ -46,7 +46,7 @@ def of_help() -> None:
 
 
 def of_reused() -> None:
-    """A run of 1,000 trials that are all done: as a user gives it, report and all."""
+    """Time a run of 1,000 trials that are all done, as a user types it, report included."""
     with tempfile.TemporaryDirectory() as folder:
         asked = ["run", "--preset", "tiny", "--routers", "soft_moe,dense", "--home", folder]
         asked += ["--seeds", str(TRIALS // 2)]
@@ -58,7 +58,7 @@ def of_reused() -> None:
 
 
 def of_trial() -> None:
-    """Print what a trial takes beside training and measuring, one worker after the other."""
+    """Print the time of a trial besides training and measuring, one worker after the other."""
     from bench.config.presets import load_preset
     from bench.execute.events import Begun, Ended, Measured, Measuring, Started
     from bench.plan.plan import make_request
@@ -76,7 +76,7 @@ def of_trial() -> None:
 
 
 def of_workers() -> None:
-    """The training part of the preset tiny, with one worker and with two."""
+    """Time the training part of the preset tiny with one worker and with two."""
     from bench.config.presets import load_preset
     from bench.execute.events import Begun, Ended
     from bench.plan.plan import Request
@@ -92,7 +92,7 @@ def of_workers() -> None:
 
 
 def events_of(request: Request, jobs: int) -> list[tuple[float, Event]]:
-    """The events of a run in a new home, with their times."""
+    """Return the events of a run in a new home, with their times."""
     from bench.data.registry import Datasets
     from bench.execute import RunOptions, run_plan
     from bench.plan.plan import make_plan
@@ -111,7 +111,7 @@ def events_of(request: Request, jobs: int) -> list[tuple[float, Event]]:
 
 
 def pretend_done(home: Path) -> None:
-    """Rows and files as the trials would leave them, with numbers made up."""
+    """Write the rows and files that the trials would leave, with made-up numbers."""
     from bench.config.presets import load_preset
     from bench.data.registry import Datasets
     from bench.environment import code_version

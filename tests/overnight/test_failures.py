@@ -1,4 +1,4 @@
-"""What goes wrong in a worker costs its own trial alone: a row that says what; the run goes on."""
+"""An error in a worker costs only its own trial: a row says what happened and the run goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTCOMES = {
 }
 
 
-def test_a_trial_that_goes_wrong_is_a_row(new_night) -> None:
+def test_a_failed_trial_leaves_a_row_and_the_run_goes_on(new_night) -> None:
     night = new_night(routers=[*OUTCOMES, "dense"], seeds=1)
     night.trouble(*OUTCOMES)
     output = night.run("--timeout", "20s", status=1)
@@ -51,7 +51,7 @@ def test_a_trial_that_goes_wrong_is_a_row(new_night) -> None:
     assert {row["status"] for row in night.attempts()[-7:]} == {"done"}
 
 
-def test_a_worker_that_is_killed_is_continued_by_the_next_run(new_night, undisturbed) -> None:
+def test_the_next_run_resumes_the_trial_of_a_killed_worker(new_night, undisturbed) -> None:
     night = new_night()
     process = night.start("--jobs", "1", "--save-every", "0")
     night.wait_for(night.resumable)
@@ -67,7 +67,7 @@ def test_a_worker_that_is_killed_is_continued_by_the_next_run(new_night, undistu
     assert night.rows() == undisturbed
 
 
-def test_a_plugin_that_changes_while_a_run_goes_on_is_no_result_of_the_old_one(new_night) -> None:
+def test_results_are_not_attributed_to_a_plugin_that_changed_during_the_run(new_night) -> None:
     night = new_night(routers=["slow", "too_large"], seeds=1)
     plugin = night.folder / "mine.py"
     shutil.copy(night.plugin, plugin)
@@ -77,7 +77,7 @@ def test_a_plugin_that_changes_while_a_run_goes_on_is_no_result_of_the_old_one(n
     plugin.write_text(plugin.read_text().replace("logits[..., None]", "2 * logits[..., None]"))
     assert process.wait(timeout=120) == 1
     slow, other = night.attempts()
-    # It is no failure of the old one either: taken back, the edit would let it go on.
+    # Nor is it a failure of the old plugin: with the edit reverted, its training would resume.
     assert (slow["status"], other["status"]) == ("done", "interrupted")
     assert "has changed since the run began" in other["error"]
     assert "stopped early" in night.output
@@ -86,7 +86,7 @@ def test_a_plugin_that_changes_while_a_run_goes_on_is_no_result_of_the_old_one(n
     assert "2 trained" in night.output
 
 
-def test_a_suite_that_ends_its_process_costs_its_own_measurement(new_night) -> None:
+def test_a_suite_that_ends_its_process_loses_only_its_own_measurement(new_night) -> None:
     suites = {"ends_its_process": {}, "accuracy": {}}
     night = new_night(routers=["dense"], seeds=1, suites=suites)
     night.trouble("ends_its_process")
@@ -97,7 +97,7 @@ def test_a_suite_that_ends_its_process_costs_its_own_measurement(new_night) -> N
     assert "1 reused, 1 measured" in night.run()
 
 
-def test_what_is_derived_from_a_killed_trial_waits_for_it(new_night) -> None:
+def test_trials_derived_from_a_killed_trial_wait_for_it(new_night) -> None:
     parts = [
         {"routers": ["slow"]},
         {"routers": ["slow"], "parent": {"router": "slow", "transform": "fine_tune"}},

@@ -1,4 +1,4 @@
-"""Ctrl-C, for real: once saves and leaves with a summary, twice leaves at once."""
+"""A real Ctrl-C: the first saves and exits with a summary, the second exits at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed, number) -> None:
+def test_one_ctrl_c_saves_and_exits_and_the_next_run_resumes(
+    new_night, undisturbed, number
+) -> None:
     night = new_night()
     process = night.start("--jobs", "1")
     night.wait_for(lambda: "training" in night.output)
     night.wait_for(lambda: any("step 10" in log.read_text() for log in night.home.glob("logs/*")))
-    os.killpg(process.pid, number)  # a terminal sends it to all of the group
+    os.killpg(process.pid, number)  # a terminal sends it to the whole process group
     assert process.wait(timeout=60) == 130
     assert "resume with the same command" in night.output
     assert "Traceback" not in night.output
@@ -31,10 +33,10 @@ def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed, 
     assert night.rows() == undisturbed
 
 
-def test_twice_leaves_at_once_without_a_word_of_the_threads_that_watch_workers(
+def test_two_ctrl_c_exit_at_once_without_errors_of_the_threads_that_watch_workers(
     new_night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # These threads look up now and then; where they never do, each meets its worker's end first.
+    # These threads poll now and then; if they never do, each first sees its worker end.
     never = "import pebble.common\npebble.common.CONSTS.sleep_unit = 60\n"
     (tmp_path / "sitecustomize.py").write_text(never)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -56,7 +58,7 @@ def test_twice_leaves_at_once_without_a_word_of_the_threads_that_watch_workers(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_raises(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         assert interrupts.reason is None
@@ -64,11 +66,11 @@ def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> 
         assert interrupts.reason == SIGNALS[number]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-        signal.raise_signal(number)  # an impatient third one does not disturb the end
+        signal.raise_signal(number)  # an impatient third one does not disturb the shutdown
     assert signal.getsignal(number) is before
 
 
-def test_what_is_ignored_stays_so() -> None:
+def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupts() as interrupts:

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("moment", ["checkpoint", "measuring", "between"])
-def test_a_run_whose_parent_is_killed_goes_on(new_night, undisturbed, moment: str) -> None:
+def test_a_run_whose_main_process_is_killed_can_be_resumed(
+    new_night, undisturbed, moment: str
+) -> None:
     night = new_night()
     process = night.start("--save-every", "0")
     wait = {
@@ -36,14 +38,14 @@ LONG = [pytest.param(30, seed, marks=pytest.mark.campaign) for seed in range(1, 
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(2, 0), *LONG])
-def test_a_run_that_is_killed_with_its_workers_again_and_again(
+def test_a_run_repeatedly_killed_with_its_workers_loses_nothing(
     new_night, undisturbed, kills: int, seed: int
 ) -> None:
     night, moments = new_night(), random.Random(seed)
     for number in range(kills):
         process = night.start("--save-every", "0")
         night.wait_for(lambda run=process: run.poll() is not None or night.workers())
-        if process.poll() is not None:  # all is done
+        if process.poll() is not None:  # everything is done
             break
         time.sleep(moments.uniform(0.3, 1.5))
         os.killpg(process.pid, signal.SIGKILL)
@@ -53,10 +55,10 @@ def test_a_run_that_is_killed_with_its_workers_again_and_again(
     assert night.rows() == undisturbed
 
 
-def test_a_power_cut_in_the_middle_of_a_checkpoint(new_night, undisturbed) -> None:
+def test_a_power_cut_during_a_checkpoint_loses_nothing(new_night, undisturbed) -> None:
     night = new_night()
     process = night.start("--save-every", "0")
-    parts = "trials/*/resume.safetensors.*.part"  # there for milliseconds
+    parts = "trials/*/resume.safetensors.*.part"  # exists for milliseconds only
     night.wait_for(lambda: list(night.home.glob(parts)), every=0.0005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

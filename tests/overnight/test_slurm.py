@@ -1,4 +1,4 @@
-"""Arrays of a real Slurm on a real PostgreSQL, with workers that are lost, and a server that is."""
+"""Arrays of a real Slurm on a real PostgreSQL, in which workers and the server are lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cluster_night(
     postgres: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> Started:
-    """Makes nights whose database is PostgreSQL, and whose commands find Slurm."""
+    """Make nights whose database is PostgreSQL and whose commands find Slurm."""
     import psycopg
 
     monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
@@ -63,7 +63,7 @@ def submit(night: Night, workers: int) -> subprocess.Popen[str]:
 
 
 def tasks(night: Night) -> dict[str, psutil.Process]:
-    """The process of each worker's command that is at work, by the name of its job."""
+    """Return the process of each active worker's command, by the name of its job."""
     with open_store(str(night.database)) as store:
         processes = [psutil.Process(run.pid) for run in store.runs() if alive(run)]
     named = {}
@@ -75,14 +75,14 @@ def tasks(night: Night) -> dict[str, psutil.Process]:
 
 
 def training(night: Night) -> list[str]:
-    """The jobs that hold a trial now."""
+    """Return the jobs that hold a trial now."""
     with open_store(str(night.database)) as store:
         pids = {lease.run.pid for lease in store.leases() if lease.progress.get("step")}
     return [name for name, process in tasks(night).items() if process.pid in pids]
 
 
 def restart(url: str) -> None:
-    """Restart the server of a database, as for an upgrade: every connection to it is cut."""
+    """Restart the database server, as for an upgrade, which cuts every connection to it."""
     folder = parse_qs(urlsplit(url).query)["host"][0]
     call = [*as_server_user(), f"{postgres_binaries()}/pg_ctl", "-D", f"{folder}/data"]
     call += ["--wait", "-m", "fast", "-l", f"{folder}/log", "restart"]
@@ -90,12 +90,12 @@ def restart(url: str) -> None:
 
 
 def printed(night: Night) -> str:
-    """What the workers have printed, and submitit about them."""
+    """Return what the workers have printed, and what submitit has printed about them."""
     files = sorted(night.home.glob("cluster/night/*_log.*"))
     return "\n".join(file.read_text(errors="replace") for file in files)
 
 
-def test_workers_that_are_lost_and_a_server_that_restarts_change_no_row(
+def test_lost_workers_and_a_restarted_server_change_no_row(
     cluster_night: Started, new_night: Started
 ) -> None:
     longer = {"train": {"epochs": 8}}
@@ -117,14 +117,14 @@ def test_workers_that_are_lost_and_a_server_that_restarts_change_no_row(
     assert night.rows() == alone.rows()
 
 
-def test_the_time_limit_saves_and_requeues_a_worker(
+def test_a_worker_at_its_time_limit_saves_and_is_requeued(
     cluster_night: Started, new_night: Started
 ) -> None:
     longer = {"routers": ["crawls"], "seeds": 1, "train": {"epochs": 10}}
     night = cluster_night({"time": "1m", "save_seconds": 20}, **longer)
     alone = new_night(**longer)
-    # However fast the machine, it is still training when its time is over; Slurm may send the
-    # signal up to a minute early, also before the first step.
+    # However fast the machine, it is still training when its time is up; Slurm may send the
+    # signal up to a minute early, even before the first step.
     night.trouble("crawls")
     process = submit(night, 1)
     night.wait_for(lambda: "TrainingInterrupted: stopped after step" in printed(night), 400, 0.2)
@@ -136,7 +136,7 @@ def test_the_time_limit_saves_and_requeues_a_worker(
 
 
 @pytest.mark.campaign
-def test_pre_emption_requeues_a_worker_and_stop_ends_the_array(cluster_night: Started) -> None:
+def test_a_preempted_worker_is_requeued_and_stop_ends_the_array(cluster_night: Started) -> None:
     night = cluster_night({"time": "30m"}, train={"epochs": 400})
     process = submit(night, 2)
     night.wait_for(lambda: len(training(night)) == 2, 240)

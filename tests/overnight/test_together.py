@@ -1,4 +1,4 @@
-"""Several runs at once, a database that others hold, a disk without room."""
+"""Several runs at once, a database that others have locked, and a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_runs_share_the_work(new_night) -> None:
-    """Also different ones: what both ask for is done once."""
+    """Different runs share it too: what both ask for is done once."""
     night, alone = new_night(), new_night()
     both = [night.start("--jobs", "1"), night.start("--jobs", "1", "--routers", "dense,random")]
     assert [process.wait(timeout=240) for process in both] == [0, 0]
@@ -23,7 +23,7 @@ def test_runs_share_the_work(new_night) -> None:
     assert night.rows() == alone.rows()
 
 
-def test_what_a_killed_run_held_is_taken_over_by_one_that_waits(new_night, undisturbed) -> None:
+def test_a_waiting_run_takes_over_the_work_of_a_killed_one(new_night, undisturbed) -> None:
     night = new_night()
     first = night.start("--save-every", "0")
     night.wait_for(night.resumable)
@@ -36,8 +36,10 @@ def test_what_a_killed_run_held_is_taken_over_by_one_that_waits(new_night, undis
 
 
 @pytest.mark.parametrize("seconds", [12, pytest.param(62, marks=pytest.mark.campaign)])
-def test_a_database_that_somebody_locks_for_long(new_night, undisturbed, seconds: int) -> None:
-    """Longer than the 5 seconds that Python's SQLite driver waits by default."""
+def test_a_run_waits_for_a_database_that_is_locked_for_long(
+    new_night, undisturbed, seconds: int
+) -> None:
+    """The lock lasts longer than the 5 seconds that Python's SQLite driver waits by default."""
     night = new_night()
     process = night.start()
     night.wait_for(night.attempts)
@@ -61,8 +63,8 @@ cp runs/bench.db .
 
 
 @pytest.mark.parametrize("first", ["1200k"])
-def test_a_full_disk(new_night, undisturbed, first: str) -> None:
-    """A small disk fills up, somebody makes room, and the same command resumes."""
+def test_a_run_resumes_after_the_disk_was_full(new_night, undisturbed, first: str) -> None:
+    """A small disk fills up, space is freed, and the same command resumes."""
     night = new_night()
     run = " ".join(night.command("--save-every", "0"))
     script = SMALL_DISK.format(first=first, run=run)

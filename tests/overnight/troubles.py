@@ -1,4 +1,4 @@
-"""Routers with which something goes wrong, where a file in the working folder says so."""
+"""Routers that fail in various ways if a file in the working folder says so."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from suites import Metric, MetricDef, Suite, register_suite
 
 
 class Troubled(Router):
-    """One slot an expert, and a trouble of its own."""
+    """A router with one slot per expert that fails in its own way."""
 
     def allocate(self, logits):
         training = self.training and torch.is_grad_enabled()
@@ -23,7 +23,7 @@ class Troubled(Router):
 
 @register_router("raises", family="soft")
 class Raises(Troubled):
-    """Makes a mistake."""
+    """Raises an ordinary error."""
 
     def trouble(self, images):
         raise ValueError("a mistake of the router's")
@@ -39,7 +39,7 @@ class Exits(Troubled):
 
 @register_router("leaves", family="soft")
 class Leaves(Troubled):
-    """Ends its process without a word."""
+    """Ends its process silently."""
 
     def trouble(self, images):
         os._exit(0)
@@ -65,7 +65,7 @@ class Hangs(Troubled):
 
 @register_router("too_large", family="soft")
 class TooLarge(Troubled):
-    """Is out of memory."""
+    """Runs out of memory."""
 
     def trouble(self, images):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -73,7 +73,7 @@ class TooLarge(Troubled):
 
 @register_router("crashes_early", family="soft")
 class CrashesEarly(Router):
-    """Crashes wherever it is called, also before any training."""
+    """Crashes whenever it is called, even before any training."""
 
     def allocate(self, logits):
         if Path(self.name).exists():
@@ -83,7 +83,7 @@ class CrashesEarly(Router):
 
 @register_suite("ends_its_process", family="trouble")
 class EndsItsProcess(Suite):
-    """Takes its process with it."""
+    """Kills its own process."""
 
     on = "trial"
     main_metric = "nothing"
@@ -97,7 +97,7 @@ class EndsItsProcess(Suite):
 
 @register_router("slow", family="soft")
 class Slow(Troubled):
-    """Takes 20 ms more for a step."""
+    """Takes 20 ms longer per step."""
 
     def trouble(self, images):
         time.sleep(0.02)
@@ -105,7 +105,7 @@ class Slow(Troubled):
 
 @register_router("crawls", family="soft")
 class Crawls(Troubled):
-    """Takes a second more for a step."""
+    """Takes a second longer per step."""
 
     def trouble(self, images):
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""A database with known values, made through the store as the engine makes one."""
+"""A database with known values, filled through the store as the engine fills one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SUITE_METRICS = {
 
 @dataclass
 class Lab:
-    """Writes a study: accuracies by router and seed; None is a training that diverged.
+    """Write a study: accuracies by router and seed; None is a diverged training.
 
     With `aa_replicate` those of the routers' replicates, into the same study. `begin` is the share
     of a training after which it is evaluated first.
@@ -103,13 +103,13 @@ class Lab:
                     self.layer(router, swept, number)
 
     def described(self, router: str, settings: dict[str, Any]) -> dict[str, Any]:
-        """A description with the experts of the lab."""
+        """Return a description with the experts of the lab."""
         fields = description(router, settings)
         own = {"twin": self.aa_replicate} if self.aa_replicate else {}
         return fields | {"experts": fields["experts"] | self.experts} | own
 
     def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
-        """A trial that nobody tried yet."""
+        """Add a trial that nobody has tried yet."""
         fields = self.described(router, settings or {}) | {"seed": seed}
         fingerprint = f"{self.name}-{router}-{seed}-{settings or {}}"
         if self.protocol != "first":
@@ -123,11 +123,11 @@ class Lab:
         return trial
 
     def made_with(self) -> int:
-        """The protocol that trials and layers are of from now on."""
+        """Return the row of the protocol that trials and layers now belong to."""
         return self.store.components([Component("protocol", "training", "", self.protocol)])[0]
 
     def running(self, router: str, seed: int, **fields: Any) -> int:
-        """A trial that this process works on."""
+        """Add a trial that this process is working on."""
         trial = self.waiting(router, seed)
         run = self.store.start_run(self.study, Run(*this_process(), "run", 1))
         assert self.store.lease(run, trial_id=trial) is not None
@@ -136,7 +136,7 @@ class Lab:
     def ended(
         self, router: str, seed: int, status: Any, note: str | None = None, **fields: Any
     ) -> None:
-        """A trial that ended otherwise than done."""
+        """Add a trial that ended with a status other than done."""
         log = f"logs/{router}-{seed}.log"
         attempt = self.store.begin_attempt(
             self.waiting(router, seed), self.machine_ids[0], self.code, log
@@ -145,7 +145,7 @@ class Lab:
         self.store.finish_attempt(attempt, status, **fields)
 
     def note(self, attempt: int, note: str | None) -> None:
-        """Write a note of an attempt down, as older code did."""
+        """Record a note of an attempt, as older code did."""
         with self.store.writing() as session:
             session.get_one(AttemptRow, attempt).note = note
 
@@ -400,12 +400,12 @@ def timing(number: int, slower: int) -> Iterator[Metric]:
 
 
 LOOKED_AT = {"test_browser", "test_figures", "test_glyphs", "test_odd_names", "test_ranks"}
-"""The modules that look at images. Saving those of a report takes as long as all else of it."""
+"""Modules that look at images. Saving a report's images takes as long as the rest of it."""
 SAVED = Drawing.saved
 
 
 def blank(kind: str) -> bytes:
-    """Return an image file in which nothing is drawn."""
+    """Return an empty image file."""
     out = io.BytesIO()
     Figure(figsize=(0.1, 0.1)).savefig(out, format=kind)
     return out.getvalue()
@@ -413,7 +413,7 @@ def blank(kind: str) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def _images(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Save blank images where nobody looks at them; figures are drawn and laid out as ever."""
+    """Save blank images if no test looks at them; figures are still drawn and laid out."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__.rpartition(".")[2] not in LOOKED_AT:
             files = {kind: blank(kind) for kind in ("png", "pdf", "svg")}
@@ -423,7 +423,7 @@ def _images(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Written:
-    """A report of nine routers, one of which diverged at every seed, and what it was made of."""
+    """A report of nine routers, one of which diverged at every seed, and its ingredients."""
 
     study: StudyData
     tables: dict[str, Table]
@@ -439,13 +439,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture(scope="session")
 def make_lab() -> type[Lab]:
-    """Starts a study in a store that outlives a test: `make_lab(store, name=…, suites=…)`."""
+    """Start a study in a store that outlives a test: `make_lab(store, name=…, suites=…)`."""
     return Lab
 
 
 @pytest.fixture
 def lab(store: Store) -> Callable[..., Lab]:
-    """Starts a study in the store: `lab(name=…, suites=…)`."""
+    """Start a study in the store: `lab(name=…, suites=…)`."""
     return lambda **fields: Lab(store, **fields)
 
 
@@ -455,7 +455,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     with open_store(folder / "results.db") as opened:
         Lab(opened, flops_error={"soft_moe": 0.03}).study_of(NINE)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Drawing, "saved", SAVED)  # whoever asks first, many will look
+            patch.setattr(Drawing, "saved", SAVED)  # whoever asks first, many tests will look
             paths = write_report(opened, "tiny", folder / "report")
         study = load_study(opened, "tiny")
     tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
@@ -477,7 +477,7 @@ NINE: dict[str, list[float | None]] = {
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The program of a browser."""
+    """The executable of a browser."""
     names = ("chromium", "chromium-browser", "google-chrome")
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
@@ -497,7 +497,7 @@ def browser(chromium: str) -> Iterator[Any]:
 
 @pytest.fixture
 def browse(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page from disk in a real browser, at a width; at the end nothing may have gone wrong:
+    """Open a page from disk in a real browser at a width; at the end nothing may have gone wrong:
     no error or warning on the console, no dialog, no request but for the page."""
     wrong: list[str] = []
     tabs = []

@@ -1,4 +1,4 @@
-"""The data of the page's interactive part, and the preset that trains a study again."""
+"""The data of the page's interactive part, and the preset that retrains a study."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_curve_is_the_mean_over_seeds_in_percent(data):
     assert (points[-1]["low"], points[-1]["high"]) == pytest.approx(last, abs=1e-3)
 
 
-def test_loads_are_ranked_over_their_mean(data):
+def test_loads_are_sorted_and_divided_by_their_mean(data):
     own = [each for each in data["loads"] if each["router"] == "soft_moe"]
     assert {(each["layer"], each["share"]) for each in own} == {(0, 100), (1, 100)}
     for each in own:
@@ -57,7 +57,7 @@ def test_loads_are_ranked_over_their_mean(data):
         assert sum(each["loads"]) / 8 == pytest.approx(1, abs=1e-2)
 
 
-def test_a_cell_knows_its_trials_and_what_each_gave(data):
+def test_a_cell_knows_its_trials_and_their_values(data):
     cell = row(data, "soft_moe")["cells"]["top1"]
     trials = [data["trials"][number] for number in cell["trials"]]
     assert [(each["router"], each["seed"]) for each in trials] == [("soft_moe", 0), ("soft_moe", 1)]
@@ -74,7 +74,7 @@ def test_a_failed_trial_has_its_reason_and_no_number(data):
     assert row(data, "my_gate")["cells"]["top1"]["values"] == ["50.0"]
 
 
-def test_every_key_of_a_column_is_there_once_and_all_is_json(data):
+def test_column_keys_are_unique_and_the_data_are_valid_json(data):
     keys = [column["key"] for column in data["columns"]]
     assert len(keys) == len(set(keys))
     assert {"top1", "load_cv", "train_flops"} <= set(keys)
@@ -82,7 +82,7 @@ def test_every_key_of_a_column_is_there_once_and_all_is_json(data):
     assert json.loads(json.dumps(data, allow_nan=False)) == data
 
 
-def test_each_column_stands_under_the_heading_of_what_it_says(written, tmp_path):
+def test_each_column_belongs_to_the_group_of_its_quantity(written, tmp_path):
     made = board(written.study, list(written.tables.values()), Logs(None, tmp_path))
     groups = defaultdict(set)
     for column in made["columns"]:
@@ -96,7 +96,7 @@ def test_each_column_stands_under_the_heading_of_what_it_says(written, tmp_path)
     assert (suites["MI"], suites["top1"], suites["over_random"]) == ("entropy", "accuracy", "")
 
 
-def test_each_trial_has_the_file_of_its_router_as_it_was_then(lab, store, tmp_path):
+def test_each_trial_has_the_source_of_its_router_at_the_time(lab, store, tmp_path):
     made = lab(suites=("accuracy",))
     made.study_of({"dense": [0.8], "soft_moe": [0.8]})
     card = replace(router_card("soft_moe"), source_text="class soft_moe: ...  # renamed")
@@ -113,6 +113,6 @@ def test_each_trial_has_the_file_of_its_router_as_it_was_then(lab, store, tmp_pa
     }
 
 
-def test_the_preset_of_a_report_is_that_of_the_study(written):
+def test_the_preset_in_a_report_is_that_of_the_study(written):
     text = (written.paths.folder / "preset.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text) == written.study.record.request["preset"]

@@ -1,4 +1,4 @@
-"""Bold is the best of each condition, in whatever form a table is written."""
+"""The best of each condition is bold, in whatever format a table is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = {
 
 @pytest.fixture
 def study(lab, store):
-    """`soft_moe` is ahead under both conditions, by 1 point more under the second."""
+    """`soft_moe` leads under both conditions, by 1 point more under the second."""
     made = lab(suites=("accuracy", "specialization"))
     made.study_of({"soft_moe": [0.8, 0.81, 0.83], "my_gate": [0.6, 0.62, 0.61]}, CONDITIONS)
     made.study_of({"dense": [0.4, 0.41, 0.4]})
@@ -33,7 +33,7 @@ def study(lab, store):
 
 
 def conditions_in_bold(rows):
-    """Of the rows that have bold in a column, the condition of each."""
+    """Return the condition of each row whose cell in a column is bold."""
     return [re.search(r"factor=([\d.]+)", row.replace("\\", ""))[1] for row in rows]
 
 
@@ -60,7 +60,7 @@ def test_each_condition_has_its_own_best(study, make):
     assert conditions_in_bold(bold) == ["1.0", "2.0"]
 
 
-def test_a_row_may_be_the_best_under_one_of_its_conditions(lab, store):
+def test_a_row_may_be_the_best_under_only_one_of_its_conditions(lab, store):
     made = lab(suites=("accuracy",))
     made.study_of({"soft_moe": [0.5, 0.51, 0.53]}, CONDITIONS[:1])
     made.study_of({"my_gate": [0.4, 0.42, 0.41]}, CONDITIONS)
@@ -73,7 +73,7 @@ def test_a_row_may_be_the_best_under_one_of_its_conditions(lab, store):
     assert bold == {("dense", 2), ("soft_moe", 1)}
 
 
-def test_a_lead_that_is_not_resolved_is_not_bold(lab, store):
+def test_an_unresolved_lead_is_not_bold(lab, store):
     lab(suites=("accuracy",)).study_of(
         {"soft_moe": [0.8, 0.9, 0.7], "my_gate": [0.82, 0.7, 0.83], "dense": [0.2, 0.25, 0.21]}
     )

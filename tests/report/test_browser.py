@@ -1,4 +1,4 @@
-"""The page in a real browser, where one is installed: first screen, leaderboard, linked charts."""
+"""The page in a real browser, if one is installed: first screen, leaderboard, linked charts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTHS = pytest.mark.parametrize("width", [1280, 420])
 
 @pytest.fixture
 def opened(browse):
-    """Opens a page and waits until its charts and its table are drawn, so that nothing moves."""
+    """Open a page and wait until its charts and its table are drawn, so that nothing moves."""
 
     def wait(page, width):
         tab = browse(page, width)
@@ -27,7 +27,7 @@ def order(tab):
 
 
 def drawn(tab, chart):
-    """Opacity of each router's mark in a chart, by name."""
+    """Return the opacity of each router's mark in a chart, by name."""
     marks = tab.locator(f"#chart-{chart} .mark-symbol.role-mark path").all()
     return {
         each.get_attribute("aria-label").partition("router: ")[2].partition(";")[0]: float(
@@ -39,7 +39,7 @@ def drawn(tab, chart):
 
 
 @WIDTHS
-def test_the_first_screen_ranks_the_routers_and_fits(written, opened, width):
+def test_the_first_screen_ranks_the_routers_and_fits_the_window(written, opened, width):
     tab = opened(written.paths.index_html, width)
     names = tab.locator("#chart-ranking .role-axis-label text").all_text_contents()
     assert names.index("soft_moe") < names.index("dense") < names.index("random")
@@ -48,7 +48,9 @@ def test_the_first_screen_ranks_the_routers_and_fits(written, opened, width):
 
 
 @WIDTHS
-def test_the_leaderboard_sorts_by_value_and_what_has_none_stays_below(written, opened, width):
+def test_the_leaderboard_sorts_by_value_and_missing_values_stay_at_the_bottom(
+    written, opened, width
+):
     tab = opened(written.paths.index_html, width)
     head = tab.locator(".tabulator-col", has_text="top-1")
     assert order(tab)[0] == "soft_moe"
@@ -62,7 +64,7 @@ def test_the_leaderboard_sorts_by_value_and_what_has_none_stays_below(written, o
 
 
 @WIDTHS
-def test_a_number_shows_its_trials_their_curves_and_the_command(written, opened, width):
+def test_clicking_a_number_shows_its_trials_their_curves_and_the_command(written, opened, width):
     tab = opened(written.paths.index_html, width)
     tab.locator("#leaderboard .tabulator-row button").first.click()
     behind = tab.locator("#behind")
@@ -73,11 +75,11 @@ def test_a_number_shows_its_trials_their_curves_and_the_command(written, opened,
     ]
     assert rows == [["0", "86.0", "done"], ["1", "87.0", "done"], ["2", "89.0", "done"]]
     assert "--preset preset.yaml --routers soft_moe" in behind.inner_text()
-    assert behind.locator("svg .mark-line path").count() == 3, "a curve a seed"
+    assert behind.locator("svg .mark-line path").count() == 3, "one curve per seed"
     assert behind.locator("details pre").all_text_contents()[0] == "class soft_moe: ..."
 
 
-def test_a_failure_is_said_beside_the_numbers_that_lack_it(written, opened):
+def test_failures_are_mentioned_beside_the_numbers_that_lack_them(written, opened):
     tab = opened(written.paths.index_html, 1280)
     row = tab.locator(".tabulator-row", has_text="sparsity_constrained_expert_choice")
     row.locator("button").first.click()
@@ -86,7 +88,7 @@ def test_a_failure_is_said_beside_the_numbers_that_lack_it(written, opened):
     ]
 
 
-def test_a_router_picked_in_one_place_is_picked_everywhere(written, opened):
+def test_a_router_selected_in_one_place_is_selected_everywhere(written, opened):
     tab = opened(written.paths.index_html, 1280)
     tab.locator(".chip", has_text="soft_moe").click()
     tab.wait_for_function("document.querySelector('#leaderboard .picked')")
@@ -100,11 +102,11 @@ def test_a_router_picked_in_one_place_is_picked_everywhere(written, opened):
     assert "soft_moe" in heads.all_text_contents()
     tab.locator("#chart-ranking .mark-symbol path[aria-label*='router: soft_moe']").click()
     tab.wait_for_function("!document.querySelector('#leaderboard .picked')")
-    assert tab.locator(".chip[aria-pressed=true]").count() == 0, "clicked again, it is put back"
+    assert tab.locator(".chip[aria-pressed=true]").count() == 0, "a second click deselects it"
     assert tab.locator("#all-routers").is_hidden()
 
 
-def test_columns_are_chosen_and_costs_switched(written, opened):
+def test_columns_can_be_chosen_and_the_cost_axis_switched(written, opened):
     tab = opened(written.paths.index_html, 1280)
     assert not tab.locator(".tabulator-col", has_text="NLL").is_visible()
     tab.locator("#leaderboard summary").click()
@@ -130,7 +132,7 @@ def test_the_leaderboard_shows_the_columns_of_one_suite(written, opened):
     assert heads.all_inner_texts() == before
 
 
-def test_the_table_of_the_paper_sorts_and_a_number_leads_to_its_rows(written, opened):
+def test_the_main_table_sorts_and_a_number_links_to_its_rows(written, opened):
     tab = opened(written.paths.index_html, 1280)
     tab.locator("summary", has_text="Routers at equal budgets").click()
     head = tab.locator("#table-main th", has_text="top-1").locator("button")
@@ -149,7 +151,7 @@ def test_the_table_of_the_paper_sorts_and_a_number_leads_to_its_rows(written, op
 
 @WIDTHS
 @pytest.mark.slow
-def test_names_are_text_wherever_they_stand(lab, store, opened, tmp_path, width):
+def test_names_are_inserted_as_text_everywhere(lab, store, opened, tmp_path, width):
     made = lab(
         name=f"study {HOSTILE}", displays={"soft_moe": HOSTILE, "random": "=1+1"},
         suites=("accuracy", "balance", "entropy"),
@@ -160,7 +162,7 @@ def test_names_are_text_wherever_they_stand(lab, store, opened, tmp_path, width)
     assert tab.locator("h1").inner_text() == f"study {HOSTILE}"
     assert HOSTILE in order(tab)
     drawn_names = tab.locator("#chart-ranking .role-axis-label text").all_text_contents()
-    assert any(name.startswith("<script>") for name in drawn_names), "cut where it is long"
+    assert any(name.startswith("<script>") for name in drawn_names), "truncated if it is long"
     assert tab.locator("#by-condition option").all_text_contents() == [
         f"router.note={HOSTILE}",
         "router.note=plain",

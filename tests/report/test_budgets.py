@@ -1,4 +1,4 @@
-"""Rankings of the same runs by three budgets, and what each router spent, worked out by hand."""
+"""Rankings of the same runs by three budgets, and the spending of each router, by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCURACIES = {"dense": [0.80, 0.82], "random": [0.70, 0.70], "soft_moe": [0.90, 
 
 
 def at(top1: float, done: float) -> float:
-    """The curve that the lab writes, between two of its eleven evaluations."""
+    """Interpolate the curve that the lab writes between two of its eleven evaluations."""
 
     def value(share: float) -> float:
         return 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-10 * share / 1.5))
@@ -31,7 +31,7 @@ def at(top1: float, done: float) -> float:
 
 @pytest.fixture
 def study(lab, store):
-    """soft_moe spends a quarter more FLOPs, and takes ten times as long; random is small."""
+    """soft_moe spends a quarter more FLOPs and takes ten times as long; random is small."""
     lab(
         suites=("accuracy",),
         flops_error={"soft_moe": 0.25},
@@ -41,7 +41,7 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_curves_are_cut_where_all_have_come(study):
+def test_curves_are_cut_at_the_budget_that_all_runs_reached(study):
     by_flops, by_seconds, by_parameters = standings(study, ANY)
     assert (by_flops.cut, by_seconds.cut, by_parameters.cut) == (4e12, 50.0, None)
     soft, dense, random = (Entry(System(name)) for name in ("soft_moe", "dense", "random"))
@@ -59,7 +59,7 @@ def test_curves_are_cut_where_all_have_come(study):
     assert by_parameters.ranks == {soft: 1, dense: 1, random: 1}
 
 
-def test_each_pair_that_turns_round_is_named(study):
+def test_each_pair_whose_order_changes_is_named(study):
     assert list(map(str, order_changes(standings(study, ANY)))) == [
         "dense before soft_moe by seconds, after it by FLOPs",
         "random before soft_moe by seconds, after it by FLOPs",
@@ -69,7 +69,7 @@ def test_each_pair_that_turns_round_is_named(study):
     assert "(4e+12 FLOPs, 50 s on node-1)" in caption
 
 
-def test_the_table_of_pairs_that_turn_round_has_them_all(study):
+def test_the_table_of_order_changes_lists_every_pair(study):
     rows = compute.order_changes_table(study).rows
     assert [[cell.words for cell in row.cells] for row in rows] == [
         ["dense", "soft_moe", "seconds", "FLOPs"],
@@ -81,17 +81,17 @@ MANY = {
     **{name: [0.80 + number / 100, 0.81 + number / 100] for number, name in enumerate(FAMILIES)},
     "soft_moe": [0.95, 0.96],
 }
-"""Ten routers that soft_moe surpasses."""
+"""Ten routers that soft_moe outperforms."""
 
 
 @pytest.fixture
 def many(lab, store):
-    """soft_moe takes ten times as long, and so comes last by seconds."""
+    """soft_moe takes ten times as long, and therefore comes last by seconds."""
     lab(suites=("accuracy",), seconds={"soft_moe": 600.0}).study_of(MANY)
     return load_study(store)
 
 
-def test_of_many_pairs_the_caption_names_a_few_and_the_file_that_has_the_rest(many):
+def test_the_caption_names_a_few_of_many_pairs_and_the_file_with_the_rest(many):
     caption = compute.rankings_table(many).caption
     assert "the order of 10 pairs changes" in caption
     assert "sinkhorn_expert_choice" not in caption
@@ -111,7 +111,7 @@ def test_each_pair_is_named_with_its_condition(lab, store, condition):
     assert under in caption
 
 
-def test_where_no_pair_turns_round_it_is_said(lab, store):
+def test_the_caption_says_if_no_pair_changes_its_order(lab, store):
     lab(suites=("accuracy",)).study_of(ACCURACIES)
     table = compute.rankings_table(load_study(store))
     assert "Between these budgets no pair changes its order." in table.caption
@@ -122,7 +122,7 @@ def test_where_no_pair_turns_round_it_is_said(lab, store):
     assert ranks == [2, 3, 1]
 
 
-def test_the_table_has_what_each_rank_is_by(study):
+def test_the_table_shows_the_values_behind_each_rank(study):
     row = row_of(compute.rankings_table(study), "soft_moe")
     assert (row["rank_flops"].value, row["rank_seconds"].value) == (1, 3)
     assert row["top1_flops"].value == pytest.approx((at(0.9, 0.8) + at(0.88, 0.8)) / 2)
@@ -131,14 +131,14 @@ def test_the_table_has_what_each_rank_is_by(study):
     assert row["params_total"].value == 4000
 
 
-def test_alike_accuracies_share_a_rank(lab, store):
+def test_equal_accuracies_share_a_rank(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.8], "random": [0.8], "soft_moe": [0.7]})
     by_flops, *_ = standings(load_study(store), ANY)
     assert sorted(by_flops.ranks.values()) == [1, 1, 3]
 
 
-def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
-    """Of a training a hundred times as long the first evaluation, after none, is at a tenth."""
+def test_a_run_first_evaluated_after_the_cut_has_no_accuracy(lab, store):
+    """In a training a hundred times as long, the first evaluation after step 0 is at a tenth."""
     lab(suites=("accuracy",), seconds={"soft_moe": 6000.0}).study_of(ACCURACIES)
     study = load_study(store)
     rows = study.metrics
@@ -150,7 +150,7 @@ def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
     assert (row["rank_seconds"].words, row["rank_flops"].value) == ("–", 1)
 
 
-def test_seconds_are_those_of_one_machine(lab, store):
+def test_rankings_by_seconds_use_a_single_machine(lab, store):
     lab(suites=("accuracy",), machines=("fast",)).study_of({"dense": [0.8, 0.8]})
     lab(suites=("accuracy",), machines=("slow",)).study_of({"soft_moe": [0.9]})
     study = load_study(store)
@@ -167,17 +167,17 @@ def test_without_curves_there_is_no_ranking(lab, store):
     assert isinstance(compute.table(study), Absent)
 
 
-def test_each_condition_is_ranked_by_itself(lab, store):
+def test_each_condition_is_ranked_separately(lab, store):
     settings = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     lab(suites=("accuracy",)).study_of(ACCURACIES, settings)
     table = compute.rankings_table(load_study(store))
-    assert len(table.rows) == 2 * 3  # dense stands beside both
+    assert len(table.rows) == 2 * 3  # dense belongs to both
     for factor in ("1.0", "2.0"):
         under = [row for row in table.rows if factor in row.cells[1].words]
         assert sorted(row.cells[3].value for row in under) == [1, 2, 3]
 
 
-def test_what_was_spent(study):
+def test_the_table_shows_what_each_router_spent(study):
     table = compute.table(study)
     row = row_of(table, "soft_moe")
     assert row["train_flops"].value == 5e12
@@ -191,7 +191,7 @@ def test_what_was_spent(study):
     assert table.caption.startswith("Equal between the routers: the FLOPs of a training, from")
 
 
-def test_the_capacity_that_was_asked_for_stands_beside_the_real_one(lab, store):
+def test_the_requested_capacity_is_shown_beside_the_actual_one(lab, store):
     lab(suites=("accuracy",)).study_of({"random": [0.7]}, [{"capacity_factor": 1.5}])
     assert row_of(compute.table(load_study(store)), "random")["capacity_factor"].value == 1.5
 
@@ -206,13 +206,13 @@ def test_seconds_of_several_machines_are_not_pooled(lab, store):
     assert row["train_flops"].n == 2
 
 
-def test_the_page_shows_both(written):
+def test_the_page_shows_rankings_and_spending(written):
     assert "Rankings under three budgets" in written.html
     assert "What each router really spent" in written.html
 
 
-def test_a_mean_curve_is_drawn_where_all_seeds_have_come(lab, store):
-    """Two seeds on one machine: between evaluations lines, and their mean."""
+def test_a_mean_curve_is_drawn_as_far_as_all_seeds_reach(lab, store):
+    """Two seeds on one machine, interpolated linearly between evaluations, and their mean."""
     lab(suites=("accuracy",)).study_of({"dense": [0.8, 0.6]})
     study = load_study(store)
     machine = study.trials["machine"].iloc[0]
@@ -224,7 +224,7 @@ def test_a_mean_curve_is_drawn_where_all_seeds_have_come(lab, store):
         assert curve.iloc[seconds] == pytest.approx(expected)
 
 
-def test_the_figure_shows_where_the_seconds_are_cut_and_the_first_front(study):
+def test_the_figure_shows_the_cut_in_seconds_and_the_first_front(study):
     drawing = next(budgets.draw(study))
     left, right = drawing.figure.axes
     cut = [line for line in left.lines if line.get_linestyle() == ":"]
@@ -240,7 +240,7 @@ def test_without_curves_there_is_no_figure(lab, store):
     assert isinstance(next(budgets.draw(load_study(store))), Absent)
 
 
-def test_one_router_has_none_to_be_ranked_against(lab, store):
+def test_a_single_router_has_no_ranking(lab, store):
     lab(suites=("accuracy",)).study_of({"random": [0.7]})
     study = load_study(store)
     for part in (compute.rankings_table(study), next(budgets.draw(study))):

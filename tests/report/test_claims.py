@@ -1,4 +1,4 @@
-"""Claims as data, and their verdicts against tests worked out with scipy."""
+"""Claims as data, and their verdicts compared with scipy's tests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def claim(**fields):
 
 @pytest.fixture
 def study(lab, store):
-    """Makes a study of accuracies by router and seed, with these claims of the user's own."""
+    """Make a study of accuracies by router and seed, with these claims of the user."""
 
     def make(top1, *claims, conditions=({},), **options):
         lab(suites=("accuracy",), evaluations=2, **options).study_of(top1, conditions)
@@ -65,11 +65,11 @@ def study(lab, store):
 
 
 def own(study, number=0):
-    """What became of one of the user's own claims."""
+    """Return the verdict on one of the user's claims."""
     return judged(study)[len(published()) + number]
 
 
-def test_the_published_claims_name_what_there_is():
+def test_the_published_claims_name_existing_routers_and_metrics():
     known = {metric.name for suite in SUITES.entries() for metric in suite.target.metrics}
     assert len({claim.id for claim in published()}) == len(published()) >= 10
     for each in published():
@@ -105,14 +105,14 @@ def test_the_direction_decides_between_support_and_contradiction(study, test, le
     assert own(study({"soft_moe": A, "random": B}, asked)).verdict == verdict
 
 
-def test_what_is_expected_is_not_supported_by_a_difference_that_may_be_none(study):
+def test_an_expectation_is_not_supported_by_an_unresolved_difference(study):
     verdict = own(study({"soft_moe": A, "random": [*A[1:], A[0]]}, claim()))
     assert verdict.verdict == "undecided"
     one = own(study({"soft_moe": [0.9], "random": [0.1]}, claim(), name="one"))
     assert (one.verdict, one.p, one.adjusted) == ("undecided", None, None)
 
 
-def test_a_verdict_that_settings_may_decide_says_whether_they_were_tuned(study, store):
+def test_a_verdict_that_depends_on_settings_says_whether_they_were_tuned(study, store):
     top1 = {"soft_moe": A, "random": B}
     plain = study(top1, claim(), claim(id="settings", by_settings=True))
     for routers, verdict in (
@@ -158,7 +158,9 @@ def test_equality_is_tested_against_both_ends_of_its_margin(study, shift, verdic
         (0.02, 0.021, "undecided", -0.001),
     ],
 )
-def test_one_effect_outweighs_another_where_it_is_larger_in_size(study, who, what, verdict, size):
+def test_one_effect_outweighs_another_if_its_absolute_value_is_larger(
+    study, who, what, verdict, size
+):
     rng = np.random.default_rng(1)
     top1 = {
         f"{scores}_{chooser}_choice": list(
@@ -174,7 +176,7 @@ def test_one_effect_outweighs_another_where_it_is_larger_in_size(study, who, wha
     assert judged_claim.difference.mean == pytest.approx(size, abs=0.002)
 
 
-def test_a_slope_is_that_of_a_doubling(study, store):
+def test_a_slope_is_the_change_per_doubling(study, store):
     asked = claim(
         test="rises", left={"routers": ["soft_moe"]}, right=None, over="experts.num_experts"
     )
@@ -193,7 +195,7 @@ def test_a_slope_is_that_of_a_doubling(study, store):
     assert own(load_study(store, "tiny", (falls,))).fits is False
 
 
-def test_a_setting_tells_sides_apart(study):
+def test_the_sides_of_a_claim_may_differ_in_a_setting(study):
     conditions = ({}, {"noise_std": 1.0})  # the second is one point better, see `Lab`
     asked = claim(
         left={"routers": ["soft_moe"], "settings": {"router.noise_std": 1.0}},
@@ -204,7 +206,7 @@ def test_a_setting_tells_sides_apart(study):
     assert list(verdict.evidence.by_condition) == [Condition()]
 
 
-def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
+def test_conditions_are_averaged_and_runs_without_the_setting_count_once(study):
     conditions = ({"capacity_factor": 1.0}, {"capacity_factor": 2.0})
     against = claim(right={"routers": ["dense"]})
     alone = claim(id="alone", left={"routers": ["dense"]}, right={"routers": ["dense"]})
@@ -218,8 +220,8 @@ def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
     assert len(own(made, 1).evidence.by_condition) == 1
 
 
-def test_systems_are_told_by_router_and_experts(lab, store):
-    """`mumoe` with factorised experts is as good as `dense`; that with MLPs is another system."""
+def test_systems_are_identified_by_router_and_experts(lab, store):
+    """`mumoe` with factorised experts is as good as `dense`; with MLPs it is another system."""
     noise = [0.001, -0.001, 0.002, 0.0, -0.002]
     usual = lab(suites=("accuracy",), evaluations=2)
     factorised = lab(
@@ -239,7 +241,7 @@ def test_systems_are_told_by_router_and_experts(lab, store):
     assert verdicts["more-experts-more-specialized"].why == "no polysemanticity was measured"
 
 
-def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
+def test_derived_runs_do_not_count_as_runs_of_their_router(study):
     made = study({"soft_moe": A, "random": B}, claim(), conditions=({}, {"noise_std": 1.0}))
 
     def derived(frame):
@@ -253,7 +255,7 @@ def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
     assert list(own(made).evidence.by_condition) == [Condition()]
 
 
-def test_seeds_that_a_side_lacks_are_left_out(study):
+def test_seeds_missing_on_one_side_are_left_out(study):
     verdict = own(study({"soft_moe": A, "random": [*B[:3], None, None]}, claim()))
     assert verdict.evidence.by_seed.index.tolist() == [0, 1, 2]
     assert verdict.difference.n == 3
@@ -273,13 +275,13 @@ def test_seeds_that_a_side_lacks_are_left_out(study):
         ({"where": {"edit": "after"}}, "no runs of both sides under one condition, finished"),
     ],
 )
-def test_a_claim_about_other_runs_is_not_tested(study, fields, why):
+def test_a_claim_that_does_not_fit_the_study_is_not_tested(study, fields, why):
     verdict = own(study({"soft_moe": A, "random": B}, claim(**fields)))
     assert isinstance(verdict, Untested)
     assert verdict.why.startswith(why)
 
 
-def test_p_values_are_holms_over_the_claims_that_are_tested(written):
+def test_p_values_are_corrected_by_holm_over_the_tested_claims(written):
     verdicts = [each for each in judged(written.study) if isinstance(each, Judged)]
     assert len(verdicts) == 4
     assert [each.adjusted for each in verdicts] == pytest.approx(
@@ -294,8 +296,8 @@ def test_p_values_are_holms_over_the_claims_that_are_tested(written):
     assert every.cell(4, "not tested, since").words == "no runs of attentive"
 
 
-def test_a_claim_without_a_test_counts_in_the_family(study):
-    """Differences that are all alike have no p-value, but somebody asked."""
+def test_a_claim_without_a_test_still_counts_in_the_family(study):
+    """Identical differences have no p-value, but the claim was put to the test."""
     alike = claim(id="alike", right={"routers": ["my_gate"]})
     together = study({"soft_moe": A, "random": B, "my_gate": [a - 0.1 for a in A]}, claim(), alike)
     tested, untested = own(together), own(together, 1)
@@ -303,7 +305,7 @@ def test_a_claim_without_a_test_counts_in_the_family(study):
     assert tested.adjusted == pytest.approx(2 * tested.p)
 
 
-def test_a_setting_of_zero_has_no_doubling(study):
+def test_a_setting_of_zero_is_left_out_of_a_slope(study):
     asked = claim(test="rises", right=None, over="router.noise")
     noises = [{"noise": 0.0}, {"noise": 1.0}, {"noise": 2.0}]
     verdict = own(study({"soft_moe": A}, asked, conditions=noises))
@@ -312,7 +314,7 @@ def test_a_setting_of_zero_has_no_doubling(study):
     assert few.why == "router.noise has the one value 1 above 0"
 
 
-def test_a_stopping_rule_takes_its_toll(study):
+def test_a_stopping_rule_raises_p_values_and_widens_intervals(study):
     fixed = study({"soft_moe": A, "random": B}, claim())
     asked = fixed.record.request | {"sequential": {"looks": 3, "resolve": 0.5}}
     grown = replace(fixed, record=replace(fixed.record, request=asked))
@@ -337,7 +339,7 @@ def test_a_stopping_rule_takes_its_toll(study):
         (TEXT.replace("mine", "soft-over-sparse"), "is the id of a published claim"),
     ],
 )
-def test_a_mistake_in_a_file_of_claims_is_one_message(tmp_path, text, message):
+def test_a_mistake_in_a_claims_file_is_one_message(tmp_path, text, message):
     file = tmp_path / "claims.yaml"
     file.write_text(text)
     with pytest.raises(StoreError) as error:
@@ -347,13 +349,13 @@ def test_a_mistake_in_a_file_of_claims_is_one_message(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_of_claims_that_is_not_there_is_said(tmp_path):
+def test_a_missing_claims_file_is_reported(tmp_path):
     with pytest.raises(StoreError, match="No such file"):
         read_claims(tmp_path / "none.yaml")
 
 
 @pytest.mark.slow
-def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys):
+def test_a_users_own_claims_appear_in_the_report(lab, store, tmp_path, capsys):
     def command(*arguments):
         place = ["--home", str(tmp_path), "--db", str(tmp_path / "results.db")]
         with pytest.raises(SystemExit) as ended:
@@ -365,7 +367,7 @@ def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys)
     file.write_text(TEXT)
     assert command("--claims", str(file), "--out", str(out))[0] == 0
     assert "Soft is better than random. | supported" in (out / "tables/claims.md").read_text()
-    assert check(store, out).wrong == (), "the claims are kept with the numbers"
+    assert check(store, out).wrong == (), "the claims are stored with the numbers"
     status, printed = command("--claims", str(file), "--trace", "claims", "mine", "difference")
     assert status == 0
     assert "from 10 trials" in printed.out
@@ -378,7 +380,7 @@ def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys)
     assert "claim 7: id: Input should be a valid string (given 7)" in printed.err
 
 
-def test_differences_in_shares_are_told_in_points(study):
+def test_differences_of_shares_are_given_in_points(study):
     made = study({"soft_moe": A, "random": B}, claim())
     assert tables.table(made).cell(0, "difference").value == pytest.approx(0.1)
     shares = made.metrics.assign(unit="share")

@@ -1,7 +1,7 @@
-"""Claims of known truth, true, false and undecidable, go through the report many times.
+"""Claims known to be true, false or undecidable go through the report many times.
 
-Accuracies are truth + what the seed does to all routers + noise of their own. A study is written
-into a database once; its accuracies are then drawn again many times.
+Accuracies are truth + an effect of the seed on all routers + noise of each run. A study is written
+to a database once; its accuracies are then drawn again many times.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def study(lab, store):
 
 
 def decided(study, truth, rng):
-    """The claims put to the test by accuracies drawn again."""
+    """Return the claims decided with redrawn accuracies."""
     metrics = study.metrics[study.metrics["metric"] == "top1"]
     shared = SEED * rng.normal(size=SEEDS)
     noise = NOISE * rng.normal(size=len(metrics))
@@ -81,17 +81,17 @@ def decided(study, truth, rng):
 
 
 def verdicts(study, truth, rng):
-    """The verdicts by claim."""
+    """Return the verdict of each claim, by its id."""
     return {each.claim.id: each.verdict for each in decided(study, truth, rng)}
 
 
 def at_most(share, times=TIMES):
-    """The count that a binomial of this share exceeds once in ten thousand."""
+    """Return the count that a binomial with this share exceeds once in ten thousand."""
     return binom(times, share).ppf(0.9999)
 
 
-def test_where_nothing_is_true_claims_are_decided_at_most_as_often_as_is_stated(study):
-    """All routers alike; that the first is not within next to nothing of dense is false too."""
+def test_claims_about_equal_routers_are_decided_at_most_at_the_stated_rate(study):
+    """All routers are alike, so it is also false that the first is 1e-9 away from dense."""
     rng, wrong, raw = np.random.default_rng(1), 0, 0
     study = replace(study, claims=(AS_GOOD.model_copy(update={"margin": 1e-9}),))
     for _ in range(TIMES):
@@ -100,25 +100,25 @@ def test_where_nothing_is_true_claims_are_decided_at_most_as_often_as_is_stated(
         wrong += any(each.verdict != "undecided" for each in verdicts)
         raw += min(each.p for each in verdicts) < 0.05
     assert wrong <= at_most(0.05)
-    assert raw > at_most(0.05), "uncorrected tests break the rate, so this test can fail"
+    assert raw > at_most(0.05), "uncorrected tests exceed the rate, so this test can fail"
 
 
 @pytest.mark.parametrize(
     ("truth", "verdict"), [(AS_CLAIMED, "supported"), (OPPOSITE, "contradicted")]
 )
-def test_what_is_true_is_supported_and_what_is_false_is_contradicted(study, truth, verdict):
+def test_true_claims_are_supported_and_false_ones_contradicted(study, truth, verdict):
     rng, counts = np.random.default_rng(2), Counter()
     for _ in range(TIMES // 3):
         counts.update(verdicts(study, truth, rng).items())
     times = TIMES // 3
     for name in STUDY[:3]:
         assert counts[name, verdict] == times, counts
-    # Who chooses outweighs the scores in both: the sign of its effect plays no part.
+    # Who chooses outweighs the scores in both: the sign of its effect does not matter.
     assert counts[STUDY[3], "supported"] == times
     assert counts["as-good", "contradicted"] == times, "four points are beyond the margin of two"
 
 
-def test_equality_is_supported_within_the_margin_and_seldom_at_its_edge(study):
+def test_equality_is_supported_within_the_margin_and_rarely_at_its_edge(study):
     rng, counts = np.random.default_rng(3), Counter()
     for place, gap in (("within", 0.0), ("edge", MARGIN), ("beyond", 3 * MARGIN)):
         truth = ALIKE | {"dense": 0.8 - gap}
@@ -155,8 +155,8 @@ def test_the_intervals_of_claims_cover_the_truth(study):
     [(AS_CLAIMED, "supported"), (ALIKE, "undecided"), (OPPOSITE, "contradicted")],
     ids=["as claimed", "alike", "opposite"],
 )
-def test_the_written_report_decides_rightly(lab, store, tmp_path, truth, verdict):
-    """Through a database and the files."""
+def test_the_written_report_decides_correctly(lab, store, tmp_path, truth, verdict):
+    """It goes through a database and the files."""
     lab(suites=("accuracy",), evaluations=2).study_of(drawn(truth, np.random.default_rng(5)))
     paths = write_report(store, "tiny", tmp_path / "out")
     with (paths.folder / "tables" / "claims.csv").open(encoding="utf-8") as file:

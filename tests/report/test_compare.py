@@ -1,4 +1,4 @@
-"""Two studies compared, and one before and after a change of code."""
+"""Comparisons of two studies, and of one study before and after a code change."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ BEFORE, LONGEST = "tiny@0123456789ab", "sparsity_constrained_expert_choice"
 
 
 def change_code(made, version=NEW, protocol="second"):
-    """From now on, other code trains, whose training protocol differs."""
+    """Switch to other code with a different training protocol from now on."""
     made.code, made.protocol = made.store.code_version(version), protocol
 
 
 @pytest.fixture
 def changed(lab):
-    """Two routers trained anew by other code, one that was not, and one that is new."""
+    """A study with two routers retrained by other code, one not retrained, and one new."""
     made = lab(suites=("accuracy", "balance", "throughput"))
     made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.80, 0.82, 0.81], LONGEST: [0.8] * 4})
     change_code(made)
@@ -40,32 +40,32 @@ def by_router(made):
     return {change.entry.label: change for change in made.changes()}
 
 
-def test_a_paired_difference_is_what_it_is_by_hand(changed, store):
+def test_a_paired_difference_matches_one_computed_by_hand(changed, store):
     made = compare(store, "tiny@0123", "tiny@fedc")
     soft = by_router(made)["soft_moe"]
     assert soft.seeds == (0, 1, 2)
     assert soft.mean(soft.a) == pytest.approx(0.81)
     assert soft.mean(soft.b) == pytest.approx(2.53 / 3)
     # Differences of 3, 3 and 4 points: mean 10/3, standard error 1/3, so t = 10 at 2 degrees of
-    # freedom, where the distribution is 1/2 + t / (2 √(2 + t²)).
+    # freedom, for which the distribution is 1/2 + t / (2 √(2 + t²)).
     assert soft.difference.mean == pytest.approx(0.1 / 3)
     p = 1 - 10 / sqrt(102)
     assert soft.difference.p_value == pytest.approx(p)
     assert soft.tests == 2
     assert soft.adjusted == pytest.approx(2 * p)
     assert soft.resolved
-    # The interval that holds for two at once: at 97.5 %, of the same distribution.
+    # The simultaneous interval for two: 97.5 % of the same distribution.
     half = 0.975 * sqrt(2 / (1 - 0.975**2)) / 300
     assert soft.difference.low == pytest.approx(0.1 / 3 - half)
     assert soft.difference.high == pytest.approx(0.1 / 3 + half)
 
 
-def test_one_study_before_and_after_a_change_of_code(changed, store):
+def test_one_study_is_compared_before_and_after_a_code_change(changed, store):
     made = compare(store, "tiny@0123", "tiny@fedc")
     assert (made.a.label, made.b.label) == (BEFORE, "tiny@fedcba987654+" + made.b.label[-6:])
     verdicts = {name: change.verdict for name, change in by_router(made).items()}
     assert verdicts == {"dense": "the same trials", "soft_moe": "resolved", LONGEST: "not resolved"}
-    assert by_router(made)[LONGEST].seeds == (0, 1, 2), "that of seed 3 was not trained anew"
+    assert by_router(made)[LONGEST].seeds == (0, 1, 2), "the trial of seed 3 was not retrained"
     assert [entry.label for entry in made.only(made.b)] == ["random"]
     assert made.only(made.a) == []
     notes = " ".join(show(store, made).notes)
@@ -75,7 +75,7 @@ def test_one_study_before_and_after_a_change_of_code(changed, store):
     assert turned.difference.mean == pytest.approx(-0.1 / 3)
 
 
-def test_what_changed_is_named_and_what_did_not_is_not(changed, store):
+def test_only_changed_components_are_named(changed, store):
     made = compare(store, "tiny@0123", "tiny@fedc")
     lines = dict(what_changed(store, made))
     assert lines["Settings"] == ["the same"]
@@ -87,14 +87,14 @@ def test_what_changed_is_named_and_what_did_not_is_not(changed, store):
     assert torch == "torch: 2.6 → 2.7"
 
 
-def test_the_present_study_is_the_newest_version_of_it(changed, store):
+def test_a_study_without_a_version_is_its_newest_state(changed, store):
     now, newest = (load_side(store, name) for name in ("tiny", "tiny@fedc"))
     assert set(now.trials["trial"]) == set(newest.trials["trial"])
     assert set(now.metrics["measurement"]) == set(newest.metrics["measurement"])
     assert len(load_side(store, "tiny@0123").trials) == 9
 
 
-def test_two_studies_with_all_that_differs(lab, store):
+def test_comparing_two_studies_lists_everything_that_differs(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.7, 0.71], "soft_moe": [0.8, 0.82, 0.81]})
     other = lab(name="other", machines=("node-2",), suites=("accuracy",),
                 experts={"num_experts": 16})  # fmt: skip
@@ -107,10 +107,10 @@ def test_two_studies_with_all_that_differs(lab, store):
     assert "Only B has frozen." in shown.notes
     assert "Only A has a result of seed 2: soft_moe." in shown.notes
     assert "Times are compared only if both were taken on one machine." in shown.notes
-    assert not shown.plain, "no time of another machine is compared"
+    assert not shown.plain, "times of another machine are not compared"
 
 
-def test_swept_settings_match_by_value_and_one_value_matches_the_same(lab, store):
+def test_swept_settings_match_by_value_even_if_one_study_has_a_single_value(lab, store):
     capacities = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82]}, capacities)
     lab(name="one", suites=("accuracy",)).study_of({"soft_moe": [0.9, 0.93]}, capacities[1:])
@@ -122,7 +122,7 @@ def test_swept_settings_match_by_value_and_one_value_matches_the_same(lab, store
     assert only.condition.label == "router.capacity_factor=1.0"
 
 
-def test_experts_are_named_where_they_differ_and_belong_to_the_system(lab, store):
+def test_experts_belong_to_the_system_and_are_named_if_they_differ(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.7], "soft_moe": [0.8, 0.82]})
     other = lab(name="other", suites=("accuracy",))
     other.study_of({"dense": [0.7], "soft_moe": [0.9, 0.93]})
@@ -133,7 +133,7 @@ def test_experts_are_named_where_they_differ_and_belong_to_the_system(lab, store
     assert [entry.label for entry in made.only(made.b)] == ["random + cp"]
 
 
-def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
+def test_other_metrics_are_compared_by_plain_differences_over_pairs(lab, store):
     lab(seconds={"soft_moe": 60.0}).study_of({"dense": [0.7], "soft_moe": [0.8, 0.8]})
     other = lab(name="other", seconds={"soft_moe": 75.5})
     other.study_of({"random": [0.7], "soft_moe": [0.8, 0.8]})
@@ -155,7 +155,7 @@ def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
     assert plain["forward (ms)"][0] == plain["forward (ms)"][1] > 0
 
 
-def test_a_timing_that_other_load_disturbed_is_marked(lab, store):
+def test_a_timing_disturbed_by_other_load_is_marked(lab, store):
     lab(suites=("throughput",)).study_of({"dense": [0.7], "soft_moe": [0.8]})
     other = lab(name="other", suites=("throughput",))
     other.study_of({"dense": [0.7], "soft_moe": [0.8]})
@@ -171,7 +171,7 @@ def test_a_timing_that_other_load_disturbed_is_marked(lab, store):
     assert "0.000¶ |" in to_markdown(plain_table(shown))
 
 
-def test_a_difference_at_one_seed_or_the_same_at_all_is_not_tested(lab, store):
+def test_a_difference_at_one_seed_or_equal_at_all_seeds_is_not_tested(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.7, 0.8], "random": [0.6], "soft_moe": [None]})
     lab(name="other", suites=("accuracy",)).study_of(
         {"dense": [0.75, 0.85], "random": [0.7], "soft_moe": [0.8]}
@@ -187,7 +187,7 @@ def test_a_difference_at_one_seed_or_the_same_at_all_is_not_tested(lab, store):
     assert "Only B has a result of seed 0: soft_moe." in show(store, made).notes
 
 
-def test_an_interval_leaves_out_zero_where_the_difference_is_resolved():
+def test_an_interval_excludes_zero_exactly_if_the_difference_is_resolved():
     def change(differences, tests):
         a = {seed: Value(0.0, seed, "m", "t") for seed in range(len(differences))}
         b = {seed: Value(d, 100 + seed, "m", "t") for seed, d in enumerate(differences)}
@@ -213,13 +213,13 @@ def test_an_interval_leaves_out_zero_where_the_difference_is_resolved():
         (("tiny", "apart"), r"tiny and apart have no system in common\. tiny has dense, .*frozen"),
     ],
 )
-def test_a_wrong_side_is_named(changed, store, lab, sides, message):
+def test_an_invalid_side_of_a_comparison_is_named(changed, store, lab, sides, message):
     lab(name="apart", suites=("accuracy",)).study_of({"frozen": [0.1]})
     with pytest.raises(StoreError, match=message):
         compare(store, *sides)
 
 
-def test_a_version_is_named_by_its_commit_and_several_are_listed(changed, store):
+def test_a_version_is_given_by_its_commit_and_ambiguous_ones_are_listed(changed, store):
     full = "0123456789abcdef0123456789abcdef01234567"
     assert load_side(store, f"tiny@{full}").label == BEFORE
     change_code(changed, CodeVersion("fedcba9876543210", False, "3.11", {}), "third")
@@ -231,8 +231,8 @@ def test_a_version_is_named_by_its_commit_and_several_are_listed(changed, store)
         load_side(store, "tiny@fed")
 
 
-def test_a_study_as_it_stood_at_a_time(lab, store, monkeypatch):
-    """A plugin that changed has no commit of its own: the code is the same on both sides."""
+def test_a_study_can_be_compared_as_it_was_at_a_given_time(lab, store, monkeypatch):
+    """A changed plugin has no commit of its own: the code is the same on both sides."""
     clock = [datetime(2026, 5, 4, 12, tzinfo=UTC)]
     for module in ("leases", "write"):
         monkeypatch.setattr(f"results.store.{module}.now", lambda *_: clock[0])
@@ -250,14 +250,14 @@ def test_a_study_as_it_stood_at_a_time(lab, store, monkeypatch):
         compare(store, "tiny@2020-01-01", "tiny")
 
 
-def test_code_that_was_taken_back_stands_as_it_did(changed, store):
+def test_superseded_versions_can_still_be_compared(changed, store):
     change_code(changed, CodeVersion("aaaa", False, "3.11", {}), "third")
     changed.study_of({"soft_moe": [0.1, 0.2, 0.3]})
     made = compare(store, "tiny@0123", "tiny@fedc")
     assert by_router(made)["soft_moe"].difference.mean == pytest.approx(0.1 / 3)
 
 
-def test_what_is_written_holds_what_is_shown(changed, store, tmp_path):
+def test_the_written_files_contain_what_is_shown(changed, store, tmp_path):
     shown = show(store, compare(store, "tiny@0123", "tiny@fedc"))
     markdown, table = write(shown, tmp_path / "out")
     text = markdown.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Conditions, and systems of routers and experts: what is shown apart, and who compares."""
+"""Conditions, and systems of router and experts: what is shown separately and compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BY_SEED = [0.80, 0.82, 0.81]
 
 @pytest.fixture
 def study(lab, store):
-    """Two runs into one study: at 1, and with one router more and one fewer at 2."""
+    """Two runs of one study: at 1, and at 2 with one router added and one left out."""
     made = lab(suites=("accuracy", "throughput"))
     made.study_of({"dense": [0.7, 0.71, 0.72]})
     made.study_of({"softmax_token_choice": BY_SEED}, (ONE, TWO))
@@ -32,7 +32,7 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
+def test_each_router_is_listed_only_under_the_value_that_it_was_trained_with(study):
     assert study.conditions == [AT_ONE, AT_TWO]
     under = {shown: {e.label for e in study.under(shown)} for shown in study.conditions}
     assert under == {
@@ -44,7 +44,7 @@ def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
     assert {condition for router, condition in rows if router == "dense"} == {ANY}
 
 
-def test_only_runs_of_equal_value_are_compared(study):
+def test_only_runs_with_the_same_value_are_compared(study):
     compared = {(c.condition, c.entry.label, c.reference.label) for c in comparisons(study)}
     ours, expert, soft = "softmax_token_choice", "softmax_expert_choice", "soft_moe"
     assert compared == {
@@ -56,12 +56,12 @@ def test_only_runs_of_equal_value_are_compared(study):
     assert {c.family for c in comparisons(study)} == {3}
 
 
-def test_a_trace_names_the_condition_of_a_router_that_has_one_alone(study, store):
+def test_a_trace_names_the_only_condition_of_a_router(study, store):
     traced = trace(store, study, "main", "softmax_expert_choice", "top1")
     assert {source.condition for source in traced.sources} == {AT_TWO.label}
 
 
-def test_a_layer_that_was_timed_at_one_value_is_no_timing_of_another(lab, store):
+def test_a_layer_timed_at_one_value_is_not_used_for_another(lab, store):
     lab(suites=("accuracy", "throughput")).study_of({"soft_moe": BY_SEED}, (ONE,))
     lab(suites=("accuracy",)).study_of({"soft_moe": BY_SEED}, (TWO,))
     study = load_study(store)
@@ -73,8 +73,8 @@ def test_a_layer_that_was_timed_at_one_value_is_no_timing_of_another(lab, store)
     assert of_entry(measured, setting, Entry(System("soft_moe"), AT_TWO)) is None
 
 
-def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, store):
-    """What the sides do not set apart is equal on both, and told or not as a router has it."""
+def test_a_side_of_a_claim_can_select_runs_in_which_a_setting_is_unset(lab, store):
+    """Settings in which the sides do not differ are equal, and shown if a router has them."""
     made, path = lab(suites=("accuracy",)), "router.affinity_options.hidden"
     for options, gain in (({}, 0.0), ({"hidden": 4}, 0.01)):
         for factor, better in ((1.0, 0.0), (2.0, 0.1)):
@@ -98,11 +98,11 @@ def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, 
 
 
 def at(settings: str) -> Condition:
-    """The condition of `path=value path=value`."""
+    """Parse a condition from `path=value path=value`."""
     return Condition.of(dict(setting.split("=", 1) for setting in settings.split()))
 
 
-def test_a_condition_that_stands_beside_fuller_ones_is_not_shown_apart():
+def test_a_condition_contained_in_fuller_ones_is_not_shown_separately():
     dense, swept = (
         Entry(System("dense")),
         [Entry(System("soft_moe"), at(f"router.slots={n}")) for n in (1, 2)],
@@ -110,8 +110,8 @@ def test_a_condition_that_stands_beside_fuller_ones_is_not_shown_apart():
     assert fullest([dense, *swept]) == [at("router.slots=1"), at("router.slots=2")]
 
 
-def test_a_condition_is_shown_where_one_of_its_entries_would_stand_nowhere_else():
-    """A loss that is left out is no setting of the condition, and neither is a parent."""
+def test_a_condition_is_shown_if_one_of_its_entries_fits_nowhere_else():
+    """An omitted loss is not a setting of the condition, and neither is a parent."""
     plain, weighed = Entry(System("soft_moe")), Entry(System("soft_moe"), at("train.losses.z=0.1"))
     derived = Entry(System("soft_moe"), at("transform=distill parent=attentive"))
     assert fullest([plain, weighed, derived]) == [ANY, weighed.condition, derived.condition]
@@ -119,7 +119,7 @@ def test_a_condition_is_shown_where_one_of_its_entries_would_stand_nowhere_else(
     assert fullest([plain, derived, Entry(System("dense"))]) == [ANY, derived.condition]
 
 
-def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() -> None:
+def test_a_derived_trial_is_shown_beside_those_trained_like_its_parent() -> None:
     plain, weighed = (
         Entry(System("attentive")),
         Entry(System("attentive"), at("train.losses.importance=0.2")),
@@ -132,7 +132,7 @@ def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() ->
     )
 
 
-def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as_itself() -> None:
+def test_the_parents_training_settings_decide_rather_than_the_childs_own() -> None:
     plain, weighed = (
         Entry(System("soft_moe"), at(f"train.losses.z={z}")) for z in ("unset", "0.2")
     )
@@ -142,7 +142,7 @@ def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as
     assert closest([plain, weighed, sibling], System("soft_moe"), child) == sibling
 
 
-def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
+def test_a_derived_trial_has_its_own_layer_and_not_its_parents() -> None:
     layers = [Entry(System("soft_moe"), at(f"router.top_k={k}")) for k in (1, 2)]
     child = at(
         "router.top_k=1 train.lr=0.1 transform=distill parent=soft_moe parent.router.top_k=2"
@@ -151,7 +151,7 @@ def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
     assert closest_layer(layers, Entry(System("soft_moe"), at("router.top_k=4"))) is None
 
 
-def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
+def test_a_router_is_not_shown_at_values_that_it_was_not_trained_with() -> None:
     one, two = (Entry(System("soft_moe"), at(f"router.capacity_factor={c}")) for c in (1.0, 2.0))
     late, dense = Entry(System("late"), two.condition), Entry(System("dense"))
     assert fullest([one, two, late, dense]) == [one.condition, two.condition]
@@ -169,7 +169,7 @@ def named(*rows):
     return [(entry.label, entry.condition.label) for entry in map(systems.named, entries)]
 
 
-def test_a_number_that_one_system_has_is_part_of_its_name():
+def test_a_number_of_experts_that_only_one_system_has_is_part_of_its_name():
     entries = [("dense", MLP), ("soft_moe", MLP), ("random", MLP), ("mumoe", CP), ("mumoe", MANY)]
     assert named(*entries) == [
         ("dense", ""),
@@ -180,7 +180,7 @@ def test_a_number_that_one_system_has_is_part_of_its_name():
     ]
 
 
-def test_a_number_that_several_systems_have_stays_a_condition():
+def test_a_number_of_experts_that_several_systems_have_stays_a_condition():
     numbers = [f"experts.num_experts={n}" for n in (8, 32)]
     kinds = [("soft_moe", "mlp"), ("random", "mlp"), ("mumoe", "cp")]
     entries = [(r, f"experts.name={kind} {number}") for number in numbers for r, kind in kinds]
@@ -194,7 +194,7 @@ def test_other_settings_stay_in_the_condition():
 
 
 @pytest.mark.parametrize("condition", ["", "train.lr=1", "experts.num_experts=8"])
-def test_one_kind_of_experts_goes_without_saying(condition):
+def test_the_kind_of_experts_is_not_named_if_there_is_only_one(condition):
     assert named(("soft_moe", condition), ("dense", "")) == [("soft_moe", condition), ("dense", "")]
 
 
@@ -204,7 +204,7 @@ def test_a_system_is_shown_as_its_router_with_its_experts():
     assert System("soft_moe").label == "soft_moe"
 
 
-def test_systems_stand_beside_each_other_in_a_report(lab, store):
+def test_systems_are_shown_side_by_side_in_a_report(lab, store):
     made = lab(suites=("accuracy", "entropy"))
     made.study_of({"dense": [0.7, 0.71, 0.72], "soft_moe": [0.8, 0.81, 0.83]})
     made.experts = {"name": "cp", "num_experts": 32}

@@ -1,4 +1,4 @@
-"""A/A replicates are controls: their table says what chance does, and they compete with nobody."""
+"""A/A replicates are controls: their table shows the effect of chance; they never compete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTERS = {
     "softmax_token_choice": [0.83, 0.84, 0.84, 0.85],
 }
 REPLICATES = {
-    # 1, -1, 1 and -1 points: no difference; 2 points each with hardly a spread: an alarm.
+    # 1, -1, 1 and -1 points: no difference; 2 points each with hardly any spread: an alarm.
     "soft_moe": [0.87, 0.86, 0.90, 0.87],
     "softmax_token_choice": [0.85, 0.86, 0.8601, 0.87],
 }
@@ -34,7 +34,7 @@ def study(lab, store):
     return load_study(store, "tiny")
 
 
-def test_a_replicate_stands_beside_its_router_and_nowhere_else(study):
+def test_a_replicate_appears_only_in_the_control_table(study):
     assert study.systems == [System(n) for n in ("dense", "softmax_token_choice", "soft_moe")]
     assert {entry.system for entry in study.entries} == set(study.systems)
     assert control.replicates(study) == {
@@ -50,20 +50,20 @@ def test_a_replicate_stands_beside_its_router_and_nowhere_else(study):
             assert not [text for text in named if "(twin)" in text], table.name
 
 
-def test_a_failed_replicate_is_told(lab, store):
+def test_a_failed_replicate_is_reported(lab, store):
     lab().study_of(ROUTERS)
     lab(aa_replicate=1).study_of({"soft_moe": [0.86, None, 0.88, 0.87]})
     failures = trials.failures(load_study(store, "tiny"))
     assert [row.cells[0].words for row in failures.rows] == ["soft_moe (twin)"]
 
 
-def test_differences_alarms_and_noise_floor_by_hand(study):
+def test_differences_alarms_and_noise_floor_match_values_computed_by_hand(study):
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["softmax_token_choice", "soft_moe", "all"]
     alarmed, quiet = table.rows[0], table.rows[1]
     assert table.cell(1, "difference").value == pytest.approx(0)
     assert table.cell(1, "p").value == pytest.approx(1)
-    # A root mean square of 1 point, t at 4 degrees of freedom 2.776, over the root of 4 pairs.
+    # Root mean square 1 point, times t(4) = 2.776, over the square root of 4 pairs.
     assert table.cell(1, "floor").value == pytest.approx(0.01 * 2.776445 / 2)
     assert table.cell(0, "difference").value == pytest.approx(0.020025)
     assert table.cell(0, "p").value < 0.05
@@ -75,19 +75,19 @@ def test_differences_alarms_and_noise_floor_by_hand(study):
         pytest.approx(0.0126, abs=1e-4),
         pytest.approx(0.9874, abs=1e-4),
     )
-    # (4 · 1² + 3 · 2² + 2.01²) / 8 points squared, t at 8 degrees of freedom 2.306.
+    # Mean square (4 · 1² + 3 · 2² + 2.01²) / 8 in points squared, t(8) = 2.306.
     pooled = (20.0401 / 8) ** 0.5 / 100
     assert table.cell(2, "floor").value == pytest.approx(pooled * 2.306004 / 2, rel=1e-3)
 
 
-def test_each_number_knows_the_trials_of_both(study):
+def test_each_number_knows_the_trials_of_router_and_replicate(study):
     cell = control.table(study).cell(1, "difference")
     shown = study.trials.set_index("trial")["entry"]
     runs = [Entry(System("soft_moe"), aa_replicate=replicate) for replicate in (1, 0)]
     assert [shown[trial] for trial in cell.trials] == [runs[0]] * 4 + [runs[1]] * 4
 
 
-def test_the_summary_tells_the_rate_and_the_noise(study):
+def test_the_summary_states_the_alarm_rate_and_the_noise(study):
     summary = " ".join(remarks(study))
     assert "of 2 tests of a router against itself 1 raised a false alarm, 50 %" in summary
     assert (
@@ -97,7 +97,7 @@ def test_the_summary_tells_the_rate_and_the_noise(study):
     assert "timed in two processes" in summary
 
 
-def test_replicates_are_controls_under_each_condition(lab, store):
+def test_replicates_are_controls_under_every_condition(lab, store):
     lab().study_of(ROUTERS, SWEPT)
     lab(aa_replicate=1).study_of(REPLICATES, SWEPT)
     study = load_study(store, "tiny")
@@ -108,7 +108,7 @@ def test_replicates_are_controls_under_each_condition(lab, store):
     assert [len(each.differences) for each in controls(study)] == [4] * 4
 
 
-def test_only_seeds_of_both_are_paired(lab, store):
+def test_only_seeds_that_both_have_are_paired(lab, store):
     lab().study_of({"soft_moe": [0.86, None, 0.88]})
     lab(aa_replicate=1).study_of({"soft_moe": [0.87, 0.9, None]})
     study = load_study(store, "tiny")
@@ -120,7 +120,7 @@ def test_only_seeds_of_both_are_paired(lab, store):
     assert table.cell(0, "floor").value == pytest.approx(0.01 * 12.7062)
 
 
-def test_replicates_of_other_experts_are_found_and_set_no_system_apart(lab, store):
+def test_replicates_with_other_experts_are_found_and_do_not_split_systems(lab, store):
     for number in (0, 1):
         lab(aa_replicate=number).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
         lab(aa_replicate=number, experts={"name": "cp", "num_experts": 64}).study_of(
@@ -134,7 +134,7 @@ def test_replicates_of_other_experts_are_found_and_set_no_system_apart(lab, stor
     }
 
 
-def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
+def test_timings_of_router_and_replicate_are_compared_at_each_setting(lab, store):
     lab(suites=("throughput",)).layer("soft_moe", {}, 0)
     lab(suites=("throughput",), aa_replicate=1).layer("soft_moe", {}, 1)
     study = load_study(store, "tiny")
@@ -154,7 +154,7 @@ def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
     assert "median of 3 forward times" in sentence
 
 
-def test_without_replicates_the_table_says_how_to_have_them(lab, store):
+def test_without_replicates_the_table_says_how_to_get_them(lab, store):
     lab().study_of(ROUTERS)
     study = load_study(store, "tiny")
     table = control.table(study)

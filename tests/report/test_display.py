@@ -1,4 +1,4 @@
-"""Names of routers as a paper prints them: on the page, in tables, figures and LaTeX."""
+"""Display names of routers, as in a paper: on the page, in tables, figures and LaTeX."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def study(lab, store):
     return load_study(store, "tiny")
 
 
-def test_a_report_prints_the_display_name_or_the_registered_one(study):
+def test_a_report_prints_the_display_name_or_else_the_registered_one(study):
     table = accuracy.table(study)
     assert isinstance(table, Table)
     rows = [row.cells[0].words for row in table.rows]
@@ -42,19 +42,19 @@ def test_a_display_name_changes_neither_order_nor_colours(study, lab, store):
 
 
 @pytest.mark.parametrize("row", ["soft_moe", "Soft MoE"])
-def test_a_number_is_traced_by_either_name(study, store, row):
+def test_a_number_can_be_traced_by_either_name(study, store, row):
     traced = numbers.trace(store, study, "main", row, "top1")
     assert traced.number.row == "Soft MoE"
     assert [source.value for source in traced.sources] == ["86.0", "87.0"]
 
 
-def test_the_card_of_a_router_has_both_names(study):
+def test_the_card_of_a_router_shows_both_names(study):
     cards = {card["name"]: card["system"].label for card in provenance.router_cards(study)}
     assert cards["soft_moe"] == "Soft MoE"
     assert cards["my_gate"] == "my_gate"
 
 
-def test_every_router_of_the_bench_has_a_display_name_of_its_own():
+def test_every_router_of_the_bench_has_a_unique_display_name():
     displays = [entry.display for entry in ROUTERS.entries()]
     assert len(set(displays)) == len(displays)
     assert not any("_" in display for display in displays)

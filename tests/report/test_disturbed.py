@@ -1,4 +1,4 @@
-"""Timings that other processes disturbed: marked in every table, figure, page and file."""
+"""Timings disturbed by other processes are marked in every table, figure, page and file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUTERS = {"dense": [0.8, 0.81], "random": [0.79, 0.8], "soft_moe": [0.86, 0.87]
 
 @pytest.fixture
 def study_of(lab, store):
-    """Adds a study of three routers with timings, each with what it tells beside its numbers."""
+    """Add a study of three routers with timings, each with remarks beside its numbers."""
 
     def make(**noise: dict[str, float]):
         here = lab(suites=("accuracy",))
@@ -54,7 +54,7 @@ def study_of(lab, store):
 
 
 def marked(table) -> set[tuple[str, str]]:
-    """Router and column of the cells that have the mark."""
+    """Return router and column of the marked cells."""
     return {
         (row.entry.label, column.key)
         for row in table.rows
@@ -63,7 +63,7 @@ def marked(table) -> set[tuple[str, str]]:
     }
 
 
-def test_the_times_of_the_disturbed_pass_are_marked_and_nothing_else(study_of):
+def test_only_the_times_of_the_disturbed_pass_are_marked(study_of):
     study = study_of(random={"disturbed": 1, "train_disturbed": 0}, soft_moe={"disturbed": 0})
     forward = ("forward_ms", "forward_overhead", "images_per_s")
     assert marked(cost.table(study)) == {("random", key) for key in forward}
@@ -72,7 +72,7 @@ def test_the_times_of_the_disturbed_pass_are_marked_and_nothing_else(study_of):
     assert "Of 6 timings 1 were taken while other processes kept the machine busy (¶)" in summary
 
 
-def test_a_pass_forward_and_backward_has_a_mark_of_its_own(study_of):
+def test_forward_and_training_passes_are_marked_separately(study_of):
     study = study_of(random={"disturbed": 0, "train_disturbed": 1})
     assert marked(cost.table(study)) == {
         ("random", "train_ms"),
@@ -81,14 +81,14 @@ def test_a_pass_forward_and_backward_has_a_mark_of_its_own(study_of):
     assert marked(accuracy.table(study)) == set()
 
 
-def test_figures_mark_the_numbers_and_say_what_the_mark_is(study_of):
+def test_figures_mark_disturbed_numbers_and_explain_the_mark(study_of):
     (drawing,) = cost.draw(study_of(random={"disturbed": 1}))
     (axes,) = drawing.figure.axes
     assert sorted(text.get_text() for text in axes.texts) == ["1.40"] * 3 + ["1.50"] * 2 + ["1.50¶"]
     assert "¶: timed while other processes kept the machine busy" in drawing.caption
 
 
-def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
+def test_costs_by_number_of_experts_are_marked_per_point(lab, store):
     here = lab(suites=())
     for number, disturbed in ((4, 0), (16, 1)):
         described = here.described("soft_moe", {})
@@ -110,7 +110,7 @@ def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
     assert MARK in drawing.caption
 
 
-def test_without_a_disturbance_nothing_is_said_of_one(study_of):
+def test_undisturbed_timings_have_no_mark_and_no_note(study_of):
     study = study_of(random={"disturbed": 0, "train_disturbed": 0})
     assert marked(cost.table(study)) == marked(accuracy.table(study)) == set()
     assert not [remark for remark in remarks(study) if MARK in remark]
@@ -118,7 +118,7 @@ def test_without_a_disturbance_nothing_is_said_of_one(study_of):
     assert MARK not in drawing.caption
 
 
-def test_the_control_marks_a_ratio_of_which_either_side_was_disturbed(study_of, lab, store):
+def test_the_control_marks_a_ratio_if_either_side_was_disturbed(study_of, lab, store):
     study_of()
     replicates = lab(suites=("accuracy",), aa_replicate=1)
     replicates.study_of(ROUTERS)
@@ -139,7 +139,7 @@ def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):
     assert rows["soft_moe"]["forward_overhead_marks"] == ""
 
 
-def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
+def test_the_terminal_and_the_digest_show_the_mark_too(study_of, store, tmp_path):
     study_of(random={"forward_overhead": 1.1, "disturbed": 1})
     metric = {"name": "forward_overhead", "unit": "", "better": "lower", "meaning": "Time."}
     store.components([Component("suite", "throughput", "", "throughput", metrics=[metric])])[0]

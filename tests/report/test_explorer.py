@@ -1,4 +1,4 @@
-"""The routing explorer: its data, and the section in a real browser where one is installed."""
+"""The routing explorer: its data, and its section in a real browser if one is installed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SHARES = np.array([
     [[255, 255], [0, 0]],
     [[102, 255], [255, 255]],
 ])  # fmt: skip
-"""Of four images of 2 x 2 patches, at the end of layer 0."""
+"""Shares of four images of 2 x 2 patches, at the end of training, in layer 0."""
 
 
 def arrays(number=4, names=("left", HOSTILE), layers=(0, 1), steps=(None, 0), seed=0):
-    """What the suite keeps of a trial.
+    """Return what the suite stores for a trial.
 
     Every layer, step and seed beyond the first moves the patches to the next expert.
     """
@@ -65,7 +65,7 @@ def arrays(number=4, names=("left", HOSTILE), layers=(0, 1), steps=(None, 0), se
 
 
 def record(store, lab, router, seed=0, arrays=(), settings=None, **result):
-    """Record a trial that suite traces measured, or skipped."""
+    """Record a trial that the suite traces measured or skipped."""
     attempt = store.begin_attempt(
         lab.waiting(router, seed, settings), lab.machine_ids[0], lab.code, "logs/a.log"
     )
@@ -98,7 +98,7 @@ def decoded(text, dtype=np.int8):
     return np.frombuffer(base64.b64decode(text), dtype)
 
 
-def test_the_data_are_those_of_the_first_seed(traced, store):
+def test_the_data_come_from_the_first_seed(traced, store):
     data = explorer(load_study(store, traced.name)).data
     by_name = {router["name"]: router for router in data["routers"]}
     assert by_name.keys() == {"soft_moe", HOSTILE}
@@ -113,7 +113,7 @@ def test_the_data_are_those_of_the_first_seed(traced, store):
     assert decoded(end["shares"], np.uint8).tolist() == SHARES.ravel().tolist()
     moved = np.where(EXPERTS >= 0, (EXPERTS + 1) % 4, -1)
     assert decoded(start["experts"]).tolist() == moved.ravel().tolist()
-    # Expert 0 takes 255 of an image of class 0 and all of the other; expert 2 some of each class.
+    # Expert 0 takes 255 of one image of class 0 and all of the other; expert 2 some of each class.
     assert end["classes"][0] == [(0, 1.0)]
     assert end["classes"][2] == [(1, round(510 / 612, 3)), (0, round(102 / 612, 3))]
 
@@ -128,7 +128,7 @@ def test_routers_that_saw_the_same_images_share_them(traced, store):
         assert np.asarray(image).tolist() == np.arange(192, 256).reshape(8, 8).tolist()
 
 
-def test_routers_of_other_data_have_images_of_their_own(lab, store):
+def test_routers_with_other_data_have_their_own_images(lab, store):
     made = lab(suites=("traces",))
     record(store, made, "soft_moe", 0, arrays())
     record(store, made, "my_gate", 0, arrays(names=("one", "other")))
@@ -138,7 +138,7 @@ def test_routers_of_other_data_have_images_of_their_own(lab, store):
     assert samples["my_gate"]["classes"] == {"0": "one", "1": "other"}
 
 
-def test_the_two_that_are_shown_first_are_of_two_families_and_no_baselines(lab, store):
+def test_the_first_two_routers_shown_are_of_different_families_and_no_baselines(lab, store):
     made = lab(suites=("traces",))
     for router in ("random", "softmax_token_choice", "my_gate", "soft_moe"):
         store.components([router_card(router)])
@@ -149,7 +149,7 @@ def test_the_two_that_are_shown_first_are_of_two_families_and_no_baselines(lab, 
     assert [names[number] for number in data["first"]] == ["softmax_token_choice", "soft_moe"]
 
 
-def test_many_experts_have_their_numbers_in_two_bytes(lab, store):
+def test_many_experts_are_stored_as_two_byte_numbers(lab, store):
     made = lab(suites=("traces",))
     record(store, made, "soft_moe", 0, arrays(number=200, seed=196))
     (router,) = explorer(load_study(store)).data["routers"]
@@ -158,7 +158,7 @@ def test_many_experts_have_their_numbers_in_two_bytes(lab, store):
     assert decoded(end["experts"], "<i2").tolist() == expected.ravel().tolist()
 
 
-def test_each_condition_of_a_router_is_offered(lab, store):
+def test_each_condition_of_a_router_can_be_chosen(lab, store):
     made = lab(suites=("traces",))
     for rate in (0.1, 0.2):
         record(store, made, "soft_moe", 0, arrays(), {"noise": rate})
@@ -174,7 +174,7 @@ def test_each_condition_of_a_router_is_offered(lab, store):
         (("accuracy", "traces"), False, "suite traces: the model has no MoE layer"),
     ],
 )
-def test_what_is_missing_is_named_where_it_was_asked_for(lab, store, tmp_path, suites, fine, why):
+def test_a_missing_explorer_is_named_if_it_was_requested(lab, store, tmp_path, suites, fine, why):
     made = lab(suites=suites)
     record(store, made, "dense", status="skipped", error="the model has no MoE layer")
     lacking = explorer(load_study(store))
@@ -186,7 +186,7 @@ def test_what_is_missing_is_named_where_it_was_asked_for(lab, store, tmp_path, s
     assert ("Where each patch went" in report.missing) is not fine
 
 
-def test_what_does_not_fit_is_left_out_snapshots_first():
+def test_data_beyond_the_size_limit_are_left_out_snapshots_first():
     def router(steps):
         maps = [{"step": step, "experts": "x" * 1000} for step in steps]
         return {"name": "any", "layers": [{"layer": 0, "maps": maps}]}
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_left_out_snapshots_first():
     assert within(1, routers)[0] == ends[:1]
 
 
-def test_an_experts_classes_by_hand():
+def test_the_classes_of_an_expert_match_a_count_by_hand():
     """Classes 0 and 2 have two images each, class 1 one; expert 1 takes nothing."""
     weights = np.array([[1, 0, 2], [2, 0, 1], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
     got = list(top_classes(weights, np.array([0, 0, 1, 2, 2])))
@@ -218,11 +218,11 @@ BLINDNESS = {
     "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
                [0.004733, 0.691367, 0.303900]],
 }  # fmt: skip
-"""Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB."""
+"""Colour-blindness matrices of Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB."""
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_colours_of_ten_experts_differ_for_colour_blind_readers(blindness):
+def test_colours_of_ten_experts_are_distinct_for_colour_blind_readers(blindness):
     rgb = np.array(colours(len(PALETTE))) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(BLINDNESS[blindness]).T, 0, 1)
@@ -234,7 +234,7 @@ def test_colours_of_ten_experts_differ_for_colour_blind_readers(blindness):
     assert nearest > 22, "CIE 1976; 2.3 is just noticeable"
 
 
-def test_more_experts_have_colours_of_their_own():
+def test_more_than_ten_experts_still_have_distinct_colours():
     many = colours(64)
     assert len(set(many)) == 64
     assert all(0 <= part <= 255 for colour in many for part in colour)
@@ -250,7 +250,7 @@ PIXELS = """(canvas) => {
 
 
 def patches_of(pane):
-    """The pixels of all overlays, (images, rows · columns, 4)."""
+    """Return the pixels of all overlays, (images, rows · columns, 4)."""
     return np.array([each.evaluate(PIXELS) for each in pane.locator(".patches").all()]).reshape(
         -1, 4, 4
     )
@@ -262,7 +262,7 @@ def choose(pane, name):
 
 @pytest.fixture(scope="module")
 def address(make_lab, tmp_path_factory):
-    """Where the page of the study lies."""
+    """The address of the study's page."""
     folder = tmp_path_factory.mktemp("explorer")
     with open_store(folder / "results.db") as store:
         made = study_of_two(make_lab(store, suites=("accuracy", "traces")), store)
@@ -271,7 +271,7 @@ def address(make_lab, tmp_path_factory):
 
 @pytest.fixture
 def page(browse, address):
-    """Opens the page at some width."""
+    """Open the page at a width."""
     return lambda width: browse(address, width)
 
 
@@ -293,13 +293,13 @@ def test_patches_have_the_colours_of_their_experts(page, width):
             if expert < 0:
                 assert opacity == 0
                 continue
-            # A canvas keeps colours times opacity, in whole numbers.
+            # A canvas stores colours times opacity, as integers.
             assert np.abs(np.array(colour) - palette[expert]).max() <= 2
             assert abs(opacity - (110 + 95 * (share - 102) / 153)) <= 1
 
 
 @pytest.mark.parametrize("width", [1280, 420])
-def test_an_expert_shows_its_patches_and_classes(page, width):
+def test_selecting_an_expert_shows_its_patches_and_classes(page, width):
     tab = page(width)
     left, right = tab.locator("#explorer .pane").all()
     choose(left, "soft_moe")
@@ -341,7 +341,7 @@ def test_an_expert_shows_its_patches_and_classes(page, width):
     assert "3 of these patches got nothing" in left.locator(".chosen-expert").inner_text()
 
 
-def test_the_controls_choose_time_class_and_bare_images(page):
+def test_the_controls_select_time_class_and_bare_images(page):
     tab = page(1280)
     left, right = tab.locator("#explorer .pane").all()
     choose(left, "soft_moe")
@@ -367,7 +367,7 @@ def test_the_controls_choose_time_class_and_bare_images(page):
     assert left.locator(".patches >> visible=true").count() == 2
 
 
-def test_names_of_routers_and_classes_are_text(page):
+def test_names_of_routers_and_classes_are_inserted_as_text(page):
     tab = page(1280)
     names = tab.locator("#explorer .pane select").first.locator("option").all_inner_texts()
     assert HOSTILE in names

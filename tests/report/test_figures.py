@@ -1,4 +1,4 @@
-"""The figures: drawn in full, readable in print, the same each time, and true to the numbers."""
+"""The figures: complete, readable in print, reproducible, and true to the numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def drawings(written):
     return {part.name: part for part in parts if isinstance(part, Drawing)}
 
 
-def test_every_figure_is_there_as_png_and_pdf_and_not_blank(written):
+def test_every_figure_exists_as_png_and_pdf_and_is_not_blank(written):
     by_kind = {
         kind: {path.stem: path for path in written.paths.figures if path.suffix == kind}
         for kind in (".png", ".pdf")
@@ -50,7 +50,7 @@ def test_every_figure_is_there_as_png_and_pdf_and_not_blank(written):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_figure_is_as_wide_as_a_column_or_a_page_and_readable_there(drawings, name):
+def test_figures_have_the_width_of_a_column_or_page_and_are_readable_at_it(drawings, name):
     figure = drawings[name].figure
     assert figure.get_figwidth() in (COLUMN, PAGE)
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
@@ -80,7 +80,7 @@ def test_no_two_labels_overlap(drawings, name):
 
 
 def _drawn_texts(figure):
-    """Texts that are on the paper: those of ticks beyond the ends of an axis are not."""
+    """Return the texts that are really drawn: not those of ticks beyond the ends of an axis."""
     beyond = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -91,7 +91,7 @@ def _drawn_texts(figure):
     return [text for text in texts if text.get_text().strip() and text.get_visible()]
 
 
-def test_a_figure_is_the_same_bits_each_time(lab, store):
+def test_a_figure_is_bit_identical_each_time(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "dense": [0.7, 0.75]})
     first, second = (next(accuracy.draw(load_study(store))) for _ in range(2))
     for kind in ("png", "pdf", "svg"):
@@ -129,7 +129,7 @@ def test_a_curve_is_the_mean_over_seeds_at_each_step(written):
 
 
 @pytest.mark.parametrize(("evaluations", "panels"), [(11, 2), (2, 1)])
-def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
+def test_the_end_of_training_is_enlarged_if_there_is_something_to_see(
     lab, store, evaluations, panels
 ):
     lab(suites=("accuracy",), evaluations=evaluations).study_of({"soft_moe": [0.8, 0.9]})
@@ -138,7 +138,7 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
     assert ("enlarged" in drawing.caption) is (panels == 2)
 
 
-def test_captions_have_a_summary_of_three_sentences_and_details_apart(written, drawings):
+def test_captions_have_a_summary_of_three_sentences_and_separate_details(written, drawings):
     for part in (*written.tables.values(), *drawings.values()):
         summary, details = parted(part.caption)
         sentences = re.split(r"(?<=[.!?]) (?=[^a-z])", summary)
@@ -146,7 +146,7 @@ def test_captions_have_a_summary_of_three_sentences_and_details_apart(written, d
         assert "\n" not in details
 
 
-def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
+def test_loads_are_sorted_within_a_run_before_averaging(written):
     layers = loads.loads_over_mean(written.study, Entry(System("random")))
     assert [rows.shape for rows in layers] == [(3, 8), (3, 8)]
     for rows in layers:
@@ -154,7 +154,7 @@ def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
         assert (np.diff(rows, axis=1) <= 0).all()
 
 
-def test_loads_over_ideal_show_the_median_the_95th_percentile_and_the_largest(lab, store):
+def test_loads_over_ideal_show_median_95th_percentile_and_maximum(lab, store):
     study = lab(suites=("accuracy",))
     study.study_of({"soft_moe": [0.8, 0.9]})
     by_seed = [([9, 1, 2, 0], [4, 4, 4, 4]), ([2, 2, 5, 3], [0, 0, 0, 12])]
@@ -182,7 +182,7 @@ def test_class_shares_sum_to_one_and_are_ordered_by_class():
     assert shares(table).tolist() == [[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0]]
 
 
-def test_experts_that_differ_in_size_stand_by_size_under_their_parameters(lab, store):
+def test_experts_of_different_sizes_are_ordered_by_size_under_their_parameters(lab, store):
     study, where = lab(suites=("accuracy",)), {"of": "combine", "kind": "soft"}
     study.study_of({"soft_moe": [0.8]})
     store.record_measurement(
@@ -201,7 +201,7 @@ def test_experts_that_differ_in_size_stand_by_size_under_their_parameters(lab, s
 
 
 @pytest.mark.parametrize("name", ["class_expert", "class_change"])
-def test_classes_stand_by_name_beside_each_row_of_panels(drawings, name):
+def test_class_names_are_shown_beside_each_row_of_panels(drawings, name):
     maps = [axes for axes in drawings[name].figure.axes if axes.images]
     ticks = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
     names = [*(f"class {index}" for index in range(9)), "a class of …"]
@@ -226,20 +226,20 @@ def test_many_classes_are_numbered(lab, store, classes, named):
     assert ("class" in texts) is not named
 
 
-def test_changes_are_centred_on_nothing_lost(drawings):
+def test_the_colour_scale_of_changes_is_centred_on_zero(drawings):
     images = [axes.images[0] for axes in drawings["class_change"].figure.axes if axes.images]
     largest = max(abs(image.get_array()).max() for image in images)
     assert {(image.norm.vmin, image.norm.vmax) for image in images} == {(-largest, largest)}
 
 
-def test_changes_are_points_ordered_by_class_without_experts_that_were_left_out():
+def test_changes_are_in_points_ordered_by_class_and_without_omitted_experts():
     changes = np.array(
         [[0.0, -0.5, 0.0], [0.0, 0.5, 0.0], [np.nan] * 3, [0.25, -0.5, np.nan], [0, 0.75, 0]]
     )
     assert points(changes).tolist() == [[25, 0, 0, 0], [-50, 75, 50, -50], [0, 0, 0, 0]]
 
 
-def test_thumbnails_stand_apart_on_white_paper():
+def test_thumbnails_are_separated_by_white_gaps():
     thumbnails = np.arange(24, dtype=np.uint8).reshape(2, 2, 1, 2, 3)
     picture = mosaic(thumbnails, np.array([[True, True], [False, True]]))
     assert picture.shape == (6, 8, 3)
@@ -253,7 +253,7 @@ def test_thumbnails_stand_apart_on_white_paper():
     ]
 
 
-def test_thumbnails_have_three_colours_or_their_mean():
+def test_thumbnails_show_three_channels_or_the_mean_of_all():
     colours = np.zeros((1, 1, 3, 2, 2), dtype=np.uint8)
     colours[0, 0, 1] = 90
     assert mosaic(colours, np.array([[True]]))[0, 0].tolist() == [0, 90, 0]
@@ -261,7 +261,7 @@ def test_thumbnails_have_three_colours_or_their_mean():
     assert two[0, 0].tolist() == [45, 45, 45]
 
 
-def test_rows_of_images_bear_the_numbers_of_their_experts(drawings):
+def test_rows_of_images_are_labelled_with_their_expert_numbers(drawings):
     axes = drawings["expert_images"].figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["5", "0", "2"]
 
@@ -274,7 +274,7 @@ def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
     assert [len(part.figure.axes) for part in drawn] == [2, 1]
 
 
-def test_subgroups_are_drawn_before_and_after_their_experts_were_edited(written, drawings):
+def test_subgroups_are_drawn_before_and_after_editing(written, drawings):
     values = accuracies(written.study, Entry(System("random")))
     assert values["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
     assert values["after"] == pytest.approx(np.full((3, 4), 70))
@@ -299,7 +299,7 @@ def test_a_sweep_has_a_figure_for_each_condition(lab, store):
     )
 
 
-def test_a_figure_that_no_condition_has_is_missed_once(lab, store):
+def test_a_figure_missing_under_every_condition_is_reported_once(lab, store):
     conditions = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, conditions)
     parts = list(draw_figures(load_study(store)))
@@ -308,13 +308,13 @@ def test_a_figure_that_no_condition_has_is_missed_once(lab, store):
     assert not [name for name, _ in absent if "--" in name]
 
 
-def test_names_are_folded_after_underscores_only():
+def test_names_are_broken_only_after_underscores():
     assert folded("softmax_token_choice") == "softmax_token_choice"
     assert folded("sparsity_constrained_expert_choice") == "sparsity_constrained_\nexpert_choice"
     assert folded("averyveryverylongnamewithoutanybreak") == "averyveryverylongnamewithoutanybreak"
 
 
-def test_a_key_is_read_line_by_line():
+def test_a_legend_is_ordered_line_by_line():
     figure, names = blank(PAGE, 2), list(KNOWN)[:5]
     router_legend(figure, {name: KNOWN[name] for name in names}, 3)
     figure.draw_without_rendering()

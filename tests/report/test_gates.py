@@ -1,4 +1,4 @@
-"""Whether gates have left the entropy that they began with, by known values."""
+"""Whether the entropy of gates has moved from its start, on known values."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from report.table import Absent, Table
 from report.topics import gates
 from results import Array, Metric
 
-ENDS = {  # by layer, at the start and at the end, of log2 8 = 3 bits
+ENDS = {  # by layer, at the start and at the end, out of log2 8 = 3 bits
     "soft_moe": ([2.99, 2.97], [2.95, 2.83]),  # the second layer by 0.14 bits, 4.7 %
     "softmax_token_choice": ([2.5, 2.5], [2.66, 2.34]),  # by 0.16 bits, 5.3 %, either way
     "random": ([0.0, 0.0], [0.0, 0.0]),
-    "frozen": ([2.5, 2.5], [2.5, 2.22]),  # by 0.28 bits, 9.3 %, as the tokens change
+    "frozen": ([2.5, 2.5], [2.5, 2.22]),  # by 0.28 bits, 9.3 %, because the tokens change
 }
 TOP1: dict[str, list[float | None]] = {name: [0.5, 0.52] for name in ENDS if name != "frozen"}
 
 
 def entropies(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[Array]]:
-    """H_s at both ends; seeds differ, and by the same at both."""
+    """Return H_s at both ends; seeds differ by the same amount at both."""
     shift = 0.01 * float(rng.uniform())
     metrics = []
     for step, values in zip((0, None), ENDS[router], strict=True):
         for layer, value in (*enumerate(values), (None, fmean(values))):
             where = {"of": "gates", "kind": "soft"}
             metrics.append(Metric("H_s", value + shift, layer, step, "test", where))
-            # What the router did is another thing than what it wanted.
+            # What the router did is not what it wanted.
             metrics.append(Metric("H_s", 0.5, layer, step, "test", where | {"of": "combine"}))
     return metrics, []
 
@@ -44,7 +44,7 @@ def study(lab, store):
     return make
 
 
-def test_a_gate_has_hardly_moved_where_no_layer_has(study):
+def test_a_gate_has_hardly_moved_only_if_no_layer_has(study):
     data = study()
     table = gates.table(data)
     assert isinstance(table, Table)
@@ -60,7 +60,7 @@ def test_a_gate_has_hardly_moved_where_no_layer_has(study):
     assert verdicts == ["hardly moved", "moved", "null model"]
 
 
-def test_a_gate_that_moved_no_further_than_an_untrained_one_has_hardly_learned(study):
+def test_a_gate_that_moved_no_further_than_an_untrained_one_is_flagged(study):
     data = study(top1=TOP1 | {"frozen": [0.5, 0.52]})
     table = gates.table(data)
     verdicts = {row.cells[0].words: row.cells[-1].words for row in table.rows}
@@ -79,7 +79,7 @@ def test_a_gate_that_hardly_moved_is_named_in_the_summary(study):
     assert "that of frozen): soft_moe. They may have learned little" in sentence
 
 
-def test_where_no_start_was_measured_nothing_is_said(study):
+def test_nothing_is_said_if_the_start_was_not_measured(study):
     data = study(ends=None)
     part = gates.table(data)
     assert isinstance(part, Absent)

@@ -1,4 +1,4 @@
-"""A suite that the report has never seen: all of it comes from the definitions in the database."""
+"""A suite unknown to the report: everything comes from the definitions in the database."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WEIGHTS = Component(
 
 
 def confidence(value: float) -> list[Metric]:
-    """What the suite of trials measures: the network, two layers, and two snapshots."""
+    """Return what the suite of trials measures: the network, two layers, and two snapshots."""
     made = [
         Metric("spread", 100 * value, split="test"),
         Metric("confidence", value, split="test", where={"of": "softmax"}),
@@ -86,13 +86,13 @@ def tables_of(store) -> dict[str, Table]:
     return {t.name: t for t in make_tables(load_study(store)) if isinstance(t, Table)}
 
 
-def test_most_suites_of_this_project_have_a_section_made_for_them():
+def test_most_suites_of_this_project_have_a_dedicated_section():
     built_in = {n for n in SUITES.names() if SUITES.get(n).target.__module__.startswith("suites.")}
-    # These need no more than what every suite gets.
+    # These need no more than the generic section.
     assert built_in - {"fewshot", "stability"} == BUILT_IN
 
 
-def test_a_row_a_router_has_the_mean_and_interval_of_each_number(measured):
+def test_each_router_has_a_row_with_the_mean_and_interval_of_each_number(measured):
     (name,) = (name for name in tables_of(measured) if name.startswith("suite_my-confidence-"))
     table = tables_of(measured)[name]
     assert [row.entry.label for row in table.rows] == ["random", "soft_moe"]
@@ -111,7 +111,7 @@ def test_a_row_a_router_has_the_mean_and_interval_of_each_number(measured):
         assert text in table.caption
 
 
-def test_numbers_of_layers_stand_in_a_table_of_their_own(measured):
+def test_numbers_of_layers_have_their_own_table(measured):
     tables = tables_of(measured)
     (name,) = (name for name in tables if name.startswith("all_of_my-confidence-"))
     keys = [column.key for column in tables[name].columns]
@@ -140,7 +140,7 @@ def test_bare_layers_are_never_pooled_over_machines(measured):
     assert table.columns[2].heading == "weights (M, n=1)"
 
 
-def test_the_main_table_has_the_main_metric_of_each(measured):
+def test_the_main_table_has_the_main_metric_of_each_suite(measured):
     table = tables_of(measured)["main"]
     routers = [row.entry.label for row in table.rows]
     number = routers.index("soft_moe")
@@ -165,7 +165,7 @@ def test_each_number_is_traced_and_checked(measured, tmp_path):
     assert layer.trial == "tiny-random-{}"
 
 
-def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp_path):
+def test_the_page_has_a_section_with_curves_and_collapsed_layers(measured, tmp_path):
     paths = write_report(measured, "tiny", tmp_path / "report")
     html = paths.index_html.read_text(encoding="utf-8")
     (card,) = (card for card in cards(load_study(measured)) if "/" in card.name)
@@ -182,7 +182,7 @@ def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp
     assert '<section id="suite-weights">' in html
 
 
-def test_the_curve_is_the_mean_of_the_seeds_at_each_snapshot(measured):
+def test_the_curve_is_the_mean_over_seeds_at_each_snapshot(measured):
     study = load_study(measured)
     (made,) = [m for s in generic.sections(study) for m in s.shown if isinstance(m, FigureMaker)]
     (drawing,) = made(study)

@@ -1,4 +1,4 @@
-"""Names in every script: drawn in a font that has them, or legibly without, and one warning."""
+"""Names in every script: drawn in a suitable font, or legibly without one, with one warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOG, CAT = "犬", "猫"
 
 @pytest.fixture
 def fresh():
-    """Fonts are searched for again, before and after."""
+    """Search for fonts again, before and after a test."""
     report.style._fonts.cache_clear()
     yield
     report.style._fonts.cache_clear()
@@ -33,7 +33,7 @@ def fresh():
 
 @pytest.fixture
 def font(tmp_path, fresh):
-    """An installed font that has `DOG` alone."""
+    """Install a font that has only the glyphs of `DOG`."""
     pen = TTGlyphPen(None)
     pen.moveTo((100, 0))
     for place in ((100, 700), (600, 700), (600, 0)):
@@ -82,7 +82,7 @@ def test_a_font_that_has_the_glyphs_is_used(font, kind):
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
-def test_what_no_font_has_is_written_as_codes(font, kind):
+def test_characters_that_no_font_has_are_written_as_codes(font, kind):
     drawing = drawn(f"{DOG} and {CAT}")
     assert drawing.saved(kind), "matplotlib has nothing to warn of"
     assert f"{DOG} and U+732B" in shown(drawing)
@@ -123,7 +123,7 @@ def test_classes_without_glyphs_are_numbered_and_named_in_the_caption(lab, store
 
 
 @pytest.mark.parametrize("draw", [accuracy.draw, routing.draw_entropy])
-def test_a_report_has_a_style_of_its_own(lab, store, draw):
+def test_a_report_uses_its_own_matplotlib_style(lab, store, draw):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8, 0.82]})
     study = load_study(store)
     usual = next(draw(study)).saved("png")

@@ -1,4 +1,4 @@
-"""The headline of a report never says other than its table: baselines and nulls may lead."""
+"""The headline of a report never contradicts its table: baselines and nulls may lead."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from report.topics import accuracy
 
 
 def bold(study, condition=ANY):
-    """The systems whose test accuracy is bold in the main table."""
+    """Return the systems whose test accuracy is bold in the main table."""
     return {label for label, cell in accuracies_of(study, condition).items() if cell.best}
 
 
 def tied(study, condition=ANY):
-    """Those that share the best mean, or are not resolved from it."""
+    """Return the systems that share the best mean or are not resolved from it."""
     return {label for label, c in accuracies_of(study, condition).items() if TIED in c.marks}
 
 
@@ -38,11 +38,11 @@ def test_a_baseline_that_beats_every_router_is_the_headline(lab, store, baseline
     text = " ".join(finding.sentences)
     assert text.startswith("It is a baseline; the best router, soft_moe, has 81.0")
     assert f"Lead over the next, soft_moe: {91.5 - 81:.2f} points" in text
-    assert "Lead of soft_moe" not in text, "it trails the one null that there is"
+    assert "Lead of soft_moe" not in text, "it trails the only null"
     assert len(finding.trials) == 2
 
 
-def test_the_best_router_still_leads_over_the_other_nulls(lab, store):
+def test_the_best_router_still_reports_its_lead_over_the_other_nulls(lab, store):
     accuracies = {"soft_moe": [0.8, 0.82], "dense": [0.9, 0.91], "random": [0.5, 0.53]}
     lab(suites=("accuracy",)).study_of(accuracies)
     (finding,) = findings(load_study(store))
@@ -52,7 +52,7 @@ def test_the_best_router_still_leads_over_the_other_nulls(lab, store):
     )
 
 
-def test_a_baseline_that_a_router_beats_is_no_headline(lab, store):
+def test_a_baseline_beaten_by_a_router_is_not_the_headline(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "dense": [0.8, 0.81]})
     study = load_study(store)
     (finding,) = findings(study)
@@ -61,7 +61,7 @@ def test_a_baseline_that_a_router_beats_is_no_headline(lab, store):
     assert any(sentence.startswith("Lead over dense: ") for sentence in finding.sentences)
 
 
-def test_each_condition_has_a_headline_of_its_own(lab, store):
+def test_each_condition_has_its_own_headline(lab, store):
     made = lab(suites=("accuracy",))
     conditions = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     made.study_of({"soft_moe": [0.8, 0.8, 0.8], "my_gate": [0.7, 0.71, 0.7]}, conditions)
@@ -74,7 +74,7 @@ def test_each_condition_has_a_headline_of_its_own(lab, store):
 
 
 @pytest.mark.parametrize("lucky", ["dense", "my_gate"])
-def test_a_higher_mean_of_fewer_seeds_is_told(lab, store, lucky):
+def test_a_higher_mean_of_fewer_seeds_is_mentioned(lab, store, lucky):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], lucky: [0.95, None]})
     study = load_study(store)
     (finding,) = findings(study)

@@ -1,4 +1,4 @@
-"""A morning report: what failed in the night, what was cut off, and where to read more of it."""
+"""The report of an incomplete study: what failed, what was cut off, and where to read more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTE = "micro-batches of 32: the batch did not fit"
 
 @pytest.fixture
 def night(lab):
-    """A trial of each fate."""
+    """A study with one trial of each fate."""
     study = lab(suites=("accuracy",))
     study.study_of({"dense": [0.7]})
     study.trial("soft_moe", 0, 0.8, {}, note=NOTE)
@@ -37,7 +37,7 @@ def cells(table):
     return [{k: c.words for k, c in zip(keys, row.cells, strict=True)} for row in table.rows]
 
 
-def test_what_is_not_done_is_told_from_what_failed(night, store):
+def test_trials_not_done_are_distinguished_from_failed_ones(night, store):
     reasons = {
         (row["router"], row["seed"]): (row["status"], row["reason"])
         for row in cells(trials.failures(load_study(store)))
@@ -52,7 +52,7 @@ def test_what_is_not_done_is_told_from_what_failed(night, store):
     }
 
 
-def test_notes_and_logs_stand_in_the_rows(night, store):
+def test_rows_contain_notes_and_logs(night, store):
     study = load_study(store)
     every = {(row["router"], row["seed"]): row for row in cells(trials.trials(study))}
     assert every["soft_moe", "0"]["note"] == NOTE
@@ -82,7 +82,7 @@ def test_a_failed_measurement_has_the_log_of_its_trial(night, store):
     assert (timing.what, timing.seed, timing.log) == ("suite throughput", "", "")
 
 
-def test_the_page_links_logs_that_are_there(night, store, tmp_path):
+def test_the_page_links_existing_logs(night, store, tmp_path):
     home = tmp_path / "a home"
     (home / "logs").mkdir(parents=True)
     (home / "logs" / "my_gate-2.log").write_text("what it said")
@@ -95,20 +95,20 @@ def test_the_page_links_logs_that_are_there(night, store, tmp_path):
         assert "logs/my_gate-1.log" in html
 
 
-def test_without_a_home_logs_are_told_and_not_linked(night, store, tmp_path):
+def test_without_a_home_logs_are_named_but_not_linked(night, store, tmp_path):
     html = write_report(store, "tiny", tmp_path / "out").index_html.read_text(encoding="utf-8")
     assert "logs/my_gate-2.log" in html
     assert not re.search(r'href="[^"]*logs', html)
 
 
-def test_the_page_holds_tracebacks_and_ends_of_logs(night, store, tmp_path):
+def test_the_page_contains_tracebacks_and_the_ends_of_logs(night, store, tmp_path):
     html = write_report(store, "tiny", tmp_path / "out").index_html.read_text(encoding="utf-8")
     assert "ValueError: 3 &lt; 4 &amp; more</pre>" in html
     assert "step 7\nred</pre>" in html
     assert html.count('<details class="card trace">') == 2
 
 
-def test_a_log_of_nothing_is_no_link(tmp_path):
+def test_a_missing_log_is_not_linked(tmp_path):
     (tmp_path / "a.log").touch()
     assert Logs(tmp_path, tmp_path / "x" / "y").link("a.log") == "../../a.log"
     assert Logs(tmp_path, tmp_path).link("b.log") is None
@@ -116,7 +116,7 @@ def test_a_log_of_nothing_is_no_link(tmp_path):
     assert Logs(None, tmp_path).link("a.log") is None
 
 
-def test_what_only_a_terminal_understands_is_left_out():
+def test_terminal_escape_codes_are_removed():
     assert readable("\x1b[1;32mgreen\x1b[0m\tand\x00 \x1b[?25lplain\nmore…") == (
         "green\tand plain\nmore…"
     )

@@ -1,4 +1,4 @@
-"""The axis of accuracies: near the means, within what is possible, its cuts marked."""
+"""The axis of accuracies: near the means, within the possible range, with cuts marked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_narrow_intervals_are_never_cut(centre, offsets):
         assert not beyond(interval, limits(values, [interval]))
 
 
-def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
+def test_wide_intervals_of_two_seeds_are_cut_and_marked(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.4], "my_gate": [0.34, 0.35]})
     drawing = next(accuracy.draw(load_study(store)))
     (axes,) = drawing.figure.axes
@@ -60,13 +60,13 @@ def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
     assert CUT in drawing.caption
 
 
-def test_three_seeds_that_agree_need_no_cut(lab, store):
+def test_intervals_of_three_similar_seeds_are_not_cut(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.31, 0.32]})
     assert CUT not in next(accuracy.draw(load_study(store))).caption
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 2), (5, 2), (7, 4), (8, 4), (5, 3)])
-def test_the_last_panel_of_every_column_has_its_tick_labels(count, columns):
+def test_the_last_panel_of_every_column_has_tick_labels(count, columns):
     with style():
         figure, axes = panels(count, columns, 6.75, 1.0, sharex=True, sharey=True)
         for place in axes:
@@ -77,7 +77,7 @@ def test_the_last_panel_of_every_column_has_its_tick_labels(count, columns):
         assert any(shown)
 
 
-def test_five_conditions_have_their_axis_named_in_both_columns(lab, store):
+def test_with_five_conditions_both_columns_name_their_axis(lab, store):
     conditions = [{"capacity_factor": number / 2} for number in range(1, 6)]
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.3, 0.31]}, conditions)
     figure = next(accuracy.draw(load_study(store))).figure

@@ -1,4 +1,4 @@
-"""The table and the figure of experts of several kinds show what the suite stored."""
+"""The table and the figure of several kinds of experts show what the suite stored."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_a_row_of_each_router_whose_experts_are_of_several_kinds(study):
+def test_each_router_with_several_kinds_of_experts_has_a_row(study):
     table = kinds.table(study)
     assert [row.entry.label for row in table.rows] == ["soft_moe"]
     shares = [table.cell(0, f"kind_{name}").value for name in NAMES]
     assert shares == pytest.approx([0.65, 0.15, 0.15, 0.05])
-    # 60 and 61 FLOPs an image against 100.
+    # 60 and 61 FLOPs per image against 100.
     assert table.cell(0, "flops_saved").value == pytest.approx(0.395)
 
 
-def test_a_stacked_bar_a_class_in_a_panel_a_layer(study):
+def test_there_is_one_panel_per_layer_with_one_stacked_bar_per_class(study):
     (drawing,) = kinds.draw(study)
     first, second = drawing.figure.axes
     titles = [axes.get_title(loc="left").splitlines() for axes in (first, second)]
@@ -61,7 +61,7 @@ def test_a_stacked_bar_a_class_in_a_panel_a_layer(study):
         assert tops == pytest.approx([100, 100])
 
 
-def test_a_study_of_alike_experts_lacks_both(lab, store):
+def test_a_study_with_one_kind_of_experts_has_neither_table_nor_figure(lab, store):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
     study = load_study(store)
     assert isinstance(kinds.table(study), Absent)

@@ -23,7 +23,7 @@ def rows_of(text):
     return [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if " & " in line]
 
 
-def test_numbers_are_aligned_at_their_points_and_what_tex_reads_as_commands_is_escaped():
+def test_numbers_are_aligned_at_their_decimal_points_and_tex_commands_are_escaped():
     columns = [
         Column("router", "router", words=True),
         Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
@@ -75,7 +75,7 @@ def test_sentences_are_broken_into_lines_and_long_names_are_not():
     assert re.search(r"@\{\}l>\{\\raggedright\\arraybackslash\}p\{0\.\d+\\textwidth\}@", text)
 
 
-def test_a_table_longer_than_a_page_goes_on_on_the_next():
+def test_a_table_longer_than_a_page_continues_on_the_next():
     rows = [Row((words("a"), Cell(float(number), n=1)), 1) for number in range(100)]
     text = to_latex(table_of([Column("router", "router", words=True), Column("x", "x")], rows))
     assert text.count(r"\begin{longtable}") == text.count(r"\endhead") == 1
@@ -94,7 +94,7 @@ def test_every_latex_table_of_a_report_is_well_formed(written):
             assert text.isascii()
 
 
-def test_entropies_are_set_as_mathematics(written):
+def test_entropies_are_typeset_as_mathematics(written):
     paths = {path.name: path.read_text(encoding="utf-8") for path in written.paths.tables}
     assert "{$H_s$ (bit)} & {$H_u$ (bit)} & {$I(E;Y)$" in paths["entropy.tex"]
     assert r"$I(E;\hat{Y})$" in latex_heading("I(E;Ŷ) corr.")
@@ -126,15 +126,15 @@ def test_no_text_can_start_a_latex_command_or_comment(text):
         ("1–2", r"1\textendash{}2"),
     ],
 )
-def test_letters_that_latex_knows_are_kept_and_others_are_codes(text, latex):
+def test_letters_that_latex_knows_are_kept_and_others_become_codes(text, latex):
     assert latex_text(text) == latex
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_a_plain_latex_sets_the_whole_report(written, tmp_path):
+def test_a_plain_latex_installation_typesets_the_whole_report(written, tmp_path):
     folder = shutil.copytree(written.paths.folder, tmp_path / "paper")
-    for _ in range(2):  # the second time knows the numbers of tables and figures
+    for _ in range(2):  # the second pass knows the numbers of tables and figures
         done = subprocess.run(
             ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"],
             cwd=folder, capture_output=True, text=True, check=False,

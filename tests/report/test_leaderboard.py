@@ -1,4 +1,4 @@
-"""The leaderboard in a real browser: its width and columns; lists that lead to their tables."""
+"""The leaderboard in a real browser: its width and columns; lists that link to their tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLOW = {"soft_moe": 600.0}
 
 @pytest.fixture
 def opened(browse, store, tmp_path):
-    """Opens the page of the study in the store, and waits until nothing moves."""
+    """Open the page of the study in the store and wait until nothing moves."""
 
     def wait(width):
         tab = browse(write_report(store, None, tmp_path / "report").index_html, width)
@@ -26,7 +26,7 @@ def opened(browse, store, tmp_path):
 
 
 def overflow(tab):
-    """By how many pixels the leaderboard is wider than its place."""
+    """Return by how many pixels the leaderboard is wider than its container."""
     return tab.evaluate(
         "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)"
         "(document.querySelector('#leaderboard .tabulator-tableholder'))"
@@ -34,7 +34,7 @@ def overflow(tab):
 
 
 def cut(tab):
-    """The texts of cells that are wider or higher than their cell."""
+    """Return the texts that are wider or higher than their cell."""
     return tab.evaluate(
         "[...document.querySelectorAll('#leaderboard .tabulator-row .tabulator-cell')]"
         ".filter((cell) => cell.offsetParent && (cell.scrollWidth > cell.clientWidth"
@@ -43,18 +43,18 @@ def cut(tab):
 
 
 def columns(tab):
-    """The titles of the columns of numbers that are shown, without units."""
+    """Return the titles of the visible columns of numbers, without units."""
     heads = tab.locator("#leaderboard .tabulator-col[tabulator-field^='cells.'] >> visible=true")
     return [text.split("\n")[0].strip() for text in heads.all_inner_texts()]
 
 
 def checked(tab):
-    """The titles of the columns whose boxes are ticked, without units."""
+    """Return the titles of the columns whose boxes are ticked, without units."""
     labels = tab.locator("#columns label:has(:checked)").all_text_contents()
     return [text.split(" (")[0].strip() for text in labels]
 
 
-def test_intervals_go_below_their_numbers_where_the_columns_are_too_wide(lab, opened):
+def test_intervals_move_below_their_numbers_if_the_columns_are_too_wide(lab, opened):
     wide = {"soft_moe": "A router of a rather long name"}
     lab(displays=wide, seconds=SLOW).study_of(TOP1, SEVERAL)
     tab = opened(1280)
@@ -67,14 +67,14 @@ def test_intervals_go_below_their_numbers_where_the_columns_are_too_wide(lab, op
     assert cut(tab) == []
 
 
-def test_a_narrow_screen_has_all_columns(lab, opened):
+def test_a_narrow_screen_shows_all_columns(lab, opened):
     lab().study_of(TOP1, SEVERAL)
     tab = opened(420)
     assert len(columns(tab)) == len(checked(tab)) == 6
     assert tab.evaluate("document.documentElement.scrollWidth") <= 420
 
 
-def test_a_column_that_is_chosen_is_shown(lab, opened):
+def test_a_chosen_column_is_shown(lab, opened):
     lab().study_of(TOP1)
     tab = opened(1280)
     assert tab.locator("#columns legend").all_text_contents() == [
@@ -86,7 +86,7 @@ def test_a_column_that_is_chosen_is_shown(lab, opened):
     assert columns(tab) == checked(tab)
 
 
-def test_the_rest_of_a_long_list_is_a_click_away(lab, opened):
+def test_the_rest_of_a_long_list_is_one_click_away(lab, opened):
     values = {name: [0.8 + number / 100] for number, name in enumerate(FAMILIES)}
     lab(suites=("accuracy",), seconds=SLOW).study_of(values | {"soft_moe": [0.95]})
     tab = opened(1280)

@@ -1,4 +1,4 @@
-"""The methods section: what it says is what was asked for, and what ran."""
+"""The methods section: it describes what was requested and what really ran."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
+def test_each_paragraph_describes_what_was_requested_and_what_ran(study):
     said = dict(methods(study))
     assert list(said) == [
         "Data and model", "Routers", "Training", "Budget and tuning", "Seeds and comparisons",
@@ -46,14 +46,14 @@ def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
         assert sentence in said[heading]
 
 
-def test_it_is_a_part_of_a_paper_in_markdown_and_latex(study):
+def test_the_methods_section_is_written_in_markdown_and_latex(study):
     assert "\n## Training\n\nModels were trained by AdamW" in methods_markdown(study)
     latex = methods_latex(study)
     assert r"\paragraph{Training.} Models were trained by AdamW" in latex
     assert r"fashion\_mnist\_mini" in latex
 
 
-def test_what_was_tuned_swept_or_set_in_a_part_is_not_said_to_be_fixed(lab, store):
+def test_settings_that_were_tuned_swept_or_set_in_a_part_are_not_called_fixed(lab, store):
     lab().study_of(ROUTERS)
     preset = load_preset("tiny").model_dump(mode="json")
     preset["sweep"] = {"train.losses.importance": [0.0, 0.1]}
@@ -72,8 +72,8 @@ def test_what_was_tuned_swept_or_set_in_a_part_is_not_said_to_be_fixed(lab, stor
     assert "soft_moe had train.batch_size = 32." in text
 
 
-def test_a_part_without_routers_has_those_of_the_preset(lab, store):
-    """As `--set` makes of the first part of preset smoke."""
+def test_a_part_without_routers_uses_those_of_the_preset(lab, store):
+    """`--set` turns the first part of the preset smoke into such a part."""
     lab(suites=()).study_of({"soft_moe": [0.5]})
     preset = load_preset("tiny").model_dump(mode="json")
     preset["routers"] = ["soft_moe", "dense"]

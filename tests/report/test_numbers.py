@@ -1,4 +1,4 @@
-"""Each printed number knows its trials, and a written report is held to the database."""
+"""Each printed number knows its trials, and a written report is checked with the database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUITES = ("accuracy", "throughput")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory, make_lab):
-    """The folder of a database with a study of two routers, and of its report."""
+    """A folder with the database of a study of two routers, and its report."""
     folder = tmp_path_factory.mktemp("small")
     with open_store(folder / "results.db") as store:
         make_lab(store, suites=SUITES).study_of(TOP1)
@@ -47,19 +47,19 @@ def small(template, lab, tmp_path):
 
 @pytest.fixture
 def opened(written):
-    """The database of the report of nine routers."""
+    """The open database of the report of nine routers."""
     with open_store(written.paths.folder.parent / "results.db") as store:
         yield store
 
 
 def command(tmp_path, *arguments):
-    """The exit status of `report`."""
+    """Return the exit status of `report`."""
     with pytest.raises(SystemExit) as ended:
         main(["report", "--home", str(tmp_path), "--db", str(tmp_path / "results.db"), *arguments])
     return ended.value.code
 
 
-def test_each_number_of_each_table_has_trials_of_the_study(written):
+def test_every_number_in_every_table_has_trials_of_the_study(written):
     study = written.study
     known = {*study.trials["trial"], *study.measurements["trial"]}
     every = [number for table in written.tables.values() for number in numbers(table)]
@@ -71,7 +71,7 @@ def test_each_number_of_each_table_has_trials_of_the_study(written):
         assert len(number.cell.values) in (0, len(number.cell.trials)), number.label
 
 
-def test_a_mean_is_that_of_what_its_trials_gave(written):
+def test_a_mean_is_the_mean_of_its_trials_values(written):
     table = written.tables["main"]
     for number in numbers(table):
         if number.column.key == "top1":
@@ -97,14 +97,14 @@ def test_a_timing_is_traced_to_its_layer(written, opened):
     assert [source.value for source in traced.sources] == ["17.00"]
 
 
-def test_a_number_made_of_differences_is_traced_to_both_sides(written, opened):
+def test_a_difference_is_traced_to_the_trials_of_both_sides(written, opened):
     traced = trace(opened, written.study, "differences_nulls", "soft_moe dense", "difference")
     assert {source.router for source in traced.sources} == {"soft_moe", "dense"}
     assert len(traced.sources) == 6
 
 
-def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
-    """They are in the database, and not in the study that their settings went into."""
+def test_a_tuning_score_is_traced_to_trials_outside_the_study(small, store):
+    """They are in the database, but not in the study that uses their settings."""
     made, _ = small
     score = {"trials": 2, "done": 2, "pruned": 0, "failed": 0, "best": 0.9, "settings": {}}
     for name in "ab":
@@ -134,19 +134,19 @@ def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
         ),
     ],
 )
-def test_a_number_that_there_is_not_is_said_with_the_nearest(written, opened, place, message):
+def test_a_number_that_does_not_exist_is_refused_with_the_nearest(written, opened, place, message):
     with pytest.raises(StoreError) as error:
         trace(opened, written.study, *place)
     assert message in str(error.value)
 
 
-def test_a_heading_with_its_unit_tells_columns_apart(written, opened):
+def test_columns_with_equal_headings_are_distinguished_by_unit(written, opened):
     for heading, key in (("training (s)", "train_seconds"), ("training (TFLOP)", "train_flops")):
         traced = trace(opened, written.study, "spent", "soft_moe", heading)
         assert traced.number.column.key == key
 
 
-def test_rows_are_named_by_their_first_words_but_for_counts():
+def test_rows_are_named_by_their_first_words_without_counts():
     columns = [Column(key, key, words=True) for key in ("router", "n", "layer")]
     columns += [Column("value", "value"), Column("verdict", "verdict", words=True)]
 
@@ -159,7 +159,7 @@ def test_rows_are_named_by_their_first_words_but_for_counts():
     assert row_names(table) == ["a 0", "a 0 (2)"]
 
 
-def test_a_report_just_written_holds(small, store, tmp_path, capsys):
+def test_a_report_just_written_passes_the_check(small, store, tmp_path, capsys):
     _, folder = small
     checked = check(store, folder)
     assert checked.wrong == ()
@@ -186,13 +186,13 @@ def _edit(file, old, new):
         ("index.html", "85.0", "95.0", ""),
     ],
 )
-def test_an_edited_file_is_named_with_the_line(
+def test_an_edited_file_is_named_with_its_line(
     small, store, tmp_path, capsys, name, old, new, where
 ):
     _, folder = small
     _edit(folder / name, old, new)
     checked = check(store, folder)
-    assert checked.wrong == (), "the database supports what was written"
+    assert checked.wrong == (), "the database still supports what was written"
     (line,) = checked.edited
     assert line.startswith(f"{name}: the file was changed after it was written{where}")
     if where:
@@ -233,7 +233,7 @@ def test_a_report_with_an_infinite_value_can_be_checked(small, store, tmp_path):
     assert check(store, write_report(store, "tiny", folder, tmp_path).folder).wrong == ()
 
 
-def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
+def test_numbers_changed_by_another_run_are_named(small, store, tmp_path, capsys):
     made, folder = small
     made.trial("soft_moe", 1, 0.6, {})
     wrong = check(store, folder).wrong
@@ -242,7 +242,7 @@ def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
     )
     assert not [line for line in wrong if line.startswith("main, dense, top")]
     best = next(line for line in wrong if line.startswith("best: "))
-    assert "85.0" in best, "the summary's numbers are held to the database, too"
+    assert "85.0" in best, "the summary's numbers are checked too"
     assert "63.5" in best
     assert command(tmp_path, "--check", str(folder)) == 1
     printed = capsys.readouterr().out
@@ -250,7 +250,7 @@ def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
     assert "no longer hold" in printed
 
 
-def test_what_is_gone_is_named(small, tmp_path, store):
+def test_numbers_whose_results_are_gone_are_named(small, tmp_path, store):
     _, folder = small
     with sqlite3.connect(tmp_path / "results.db") as database:
         database.execute("DELETE FROM metrics WHERE name = 'ece'")
@@ -263,8 +263,8 @@ def test_what_is_gone_is_named(small, tmp_path, store):
     assert all(line.endswith("the database has no such number now") for line in wrong)
 
 
-def test_a_number_that_other_trials_give_now_is_named(small, store, tmp_path):
-    """Runs of the same protocol are as good, but are not those that were printed."""
+def test_a_number_that_now_comes_from_other_trials_is_named(small, store, tmp_path):
+    """Equal values of other runs are not the values that were printed."""
     made, folder = small
     made.protocol = "second"
     for seed, value in enumerate(TOP1["soft_moe"]):
@@ -273,7 +273,7 @@ def test_a_number_that_other_trials_give_now_is_named(small, store, tmp_path):
     assert "main, soft_moe, top-1: 85.0 ± 63.5 % comes from other trials now" in wrong
 
 
-def test_a_change_too_small_to_be_printed_is_none(small, store, tmp_path):
+def test_a_change_too_small_to_be_printed_does_not_count(small, store, tmp_path):
     _, folder = small
     for step, holds in ((1e-9, True), (0.1, False)):
         with sqlite3.connect(tmp_path / "results.db") as database:
@@ -289,7 +289,7 @@ def test_the_numbers_of_a_folder_are_read_as_they_were_written(written):
     assert printed.tables[0].rows == written.tables["main"].rows
 
 
-def test_other_words_around_the_same_numbers_are_no_other_numbers():
+def test_rewording_around_the_same_numbers_changes_no_number():
     then = {"summary": "3 seeds, −1.5 points", "gone": "n = 2", "words": "none"}
     assert changed(then, {"summary": "−1.5 points of 3 seeds"}) == [
         *("summary: numbers in the report, not in the database now",),
@@ -306,10 +306,10 @@ def test_a_folder_without_a_report_is_refused(tmp_path, store, capsys):
         from_json(tmp_path)
 
 
-def test_a_report_of_another_version_is_named_with_the_command_that_writes_it(
+def test_a_report_of_another_version_is_refused_with_the_command_to_rewrite_it(
     small, tmp_path, capsys
 ):
-    """Older versions knew the entry of a row by its router, as text, without a system."""
+    """Older versions identified the entry of a row by its router, as text, without a system."""
     _, folder = small
     printed = json.loads((folder / FILE).read_text())
     for table in printed["tables"]:
@@ -326,7 +326,7 @@ def test_a_report_of_another_version_is_named_with_the_command_that_writes_it(
     )
 
 
-def test_a_damaged_report_is_not_taken_for_one_of_another_version(small, tmp_path, capsys):
+def test_a_damaged_report_is_not_mistaken_for_one_of_another_version(small, tmp_path, capsys):
     _, folder = small
     (folder / FILE).write_text((folder / FILE).read_text()[:1000])
     assert command(tmp_path, "--check", str(folder)) == 1
@@ -334,7 +334,7 @@ def test_a_damaged_report_is_not_taken_for_one_of_another_version(small, tmp_pat
     assert "it is damaged; write the report again: python bench.py report --out" in line
 
 
-def test_the_command_traces(small, tmp_path, capsys):
+def test_the_command_traces_a_number(small, tmp_path, capsys):
     assert command(tmp_path, "--trace", "main", "soft_moe", "top1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["main, soft_moe, top-1: 85.0 ± 63.5 %", "from 2 trials"]

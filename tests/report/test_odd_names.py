@@ -1,4 +1,4 @@
-"""Class folders and settings whose names are no UTF-8: every file of a report can be written."""
+"""Class folders and settings whose names are not UTF-8: every file of a report can be written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READABLE = r"caf\xe9"
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.slow
 def test_every_file_of_a_report_can_be_read(lab, store, tmp_path, monkeypatch, older):
-    """`older`: the database was written before names were made readable."""
+    """`older` means that the database was written before names were made readable."""
     if older:
         monkeypatch.setattr("results.columns._readable", lambda array: array)
     made = lab(suites=("accuracy",))

@@ -1,4 +1,4 @@
-"""Results of older code stay in a report, marked, and a sentence says whose they are."""
+"""Results of older code stay in a report, marked, and a sentence names them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCE = (
 
 @pytest.fixture
 def study(lab, store):
-    """Three routers of which one was trained again after the training protocol changed."""
+    """A study of three routers, one of them retrained after the training protocol changed."""
     made = lab(suites=("accuracy", "balance"))
     top1 = {"dense": [0.7, 0.72], "random": [0.6, 0.61], "soft_moe": [0.8, 0.82]}
     made.study_of(top1)
@@ -37,19 +37,19 @@ def marked(table, key="router"):
     return {cell.words for cell in cells if OLDER in cell.marks}
 
 
-def test_nothing_is_said_of_a_study_of_one_code(written):
+def test_a_study_of_a_single_code_version_has_no_marks(written):
     assert not any(OLDER in part.caption or marked(part) for part in written.tables.values())
     assert "From older code" not in written.html
 
 
-def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
+def test_rows_of_older_code_are_marked_and_named_in_the_caption(study):
     table = accuracy.table(study)
     assert marked(table) == {"dense", "random"}
     assert f"{OLDER} {SENTENCE}" in table.caption
     listed = trials.trials(study)
     assert marked(listed) == {"dense", "random"}
     assert f"{OLDER} {SENTENCE}" in listed.caption
-    assert len(listed.rows) == 6, "what was replaced is not shown"
+    assert len(listed.rows) == 6, "replaced results are not shown"
 
 
 def test_a_reference_of_older_code_is_marked_too(study):
@@ -59,7 +59,7 @@ def test_a_reference_of_older_code_is_marked_too(study):
     assert "random, dense" in table.caption or "dense, random" in table.caption
 
 
-def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
+def test_a_reference_without_a_setting_of_its_row_is_marked_too(lab, store):
     made = lab(suites=("accuracy",))
     capacities = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.8, 0.82]}, capacities)
@@ -72,12 +72,12 @@ def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
     assert "newest results here: dense;" in table.caption
 
 
-def test_what_was_spent_and_rankings_are_marked_too(study):
+def test_spending_and_rankings_are_marked_too(study):
     for table in (compute.table(study), compute.rankings_table(study)):
         assert marked(table) == {"dense", "random"}
 
 
-def test_a_claim_that_older_runs_decide_is_marked(study):
+def test_a_claim_decided_by_older_runs_is_marked(study):
     claim = Claim(
         id="mine", claim="Soft is better.", source="me", metric="top1", test="higher",
         left={"routers": ["soft_moe"]}, right={"routers": ["random"]},
@@ -88,14 +88,14 @@ def test_a_claim_that_older_runs_decide_is_marked(study):
     assert f"{OLDER} From older code than the newest results here: random;" in table.caption
 
 
-def test_a_table_of_newer_numbers_alone_says_nothing(study):
+def test_a_table_of_newer_numbers_alone_has_no_marks(study):
     tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
     balance = tables["balance"]
     assert marked(balance) == {"random"}, "dense has no balance"
     assert "newest results here: random" in balance.caption
 
 
-def test_the_whole_report_says_it(study, store, tmp_path):
+def test_marks_and_sentence_appear_throughout_the_report(study, store, tmp_path):
     paths = write_report(store, "tiny", tmp_path)
     markdown = paths.markdown.read_text(encoding="utf-8")
     html = paths.index_html.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The web page: whole, self-contained, and honest about what it shows."""
+"""The web page: complete, self-contained, and honest about what it shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"
 
 
 class Page(HTMLParser):
-    """Every element with its attributes, and the text outside of scripts and styles."""
+    """A parser that collects all elements with attributes, and text outside scripts and styles."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def page(written):
     return Page(written.html)
 
 
-def test_the_page_asks_the_network_for_nothing(written, page):
+def test_the_page_makes_no_network_requests(written, page):
     for tag, attributes in page.elements:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
         for name in LOADS & set(attributes):
@@ -58,8 +58,8 @@ def test_the_page_asks_the_network_for_nothing(written, page):
     assert not re.search(r"url\((?!#)", styles)
 
 
-def test_links_of_the_page_and_of_its_scripts_lead_to_ids_that_stand_once(written):
-    """What the scripts look up by id, with the libraries left out."""
+def test_ids_used_by_links_and_scripts_exist_and_are_unique(written):
+    """Among the ids are those that the scripts look up, without the libraries."""
     ids = Counter(re.findall(r'\bid="([\w-]+)"', written.html))
     own = "".join(
         (Path(report.__file__).parent / "templates" / name).read_text(encoding="utf-8")
@@ -70,14 +70,14 @@ def test_links_of_the_page_and_of_its_scripts_lead_to_ids_that_stand_once(writte
     assert {name: ids[name] for name in looked_up if ids[name] > 1} == {}
 
 
-def test_links_outside_lead_to_the_papers_only(page):
+def test_external_links_lead_only_to_papers(page):
     links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
     outside = {link for link in links if not link.startswith("#")}
     papers = ("2401.15969", "2302.14703", "2402.12550")
     assert outside == {f"https://arxiv.org/abs/{paper}" for paper in papers}
 
 
-def test_links_inside_lead_somewhere_and_no_id_is_used_twice(page):
+def test_internal_links_resolve_and_no_id_is_used_twice(page):
     ids = Counter(a["id"] for _, a in page.elements if "id" in a)
     assert [name for name, times in ids.items() if times > 1] == []
     for tag, attributes in page.elements:
@@ -97,7 +97,7 @@ def test_every_table_and_figure_is_on_the_page(written, page):
     assert folded <= set(written.tables)
 
 
-def test_the_summary_says_what_is_best_and_whether_that_is_resolved(page):
+def test_the_summary_names_the_best_and_says_whether_it_is_resolved(page):
     assert "7 routers and 2 baselines (dense, random)" in page.text
     assert "3 seeds each, 27 trials: 23 done, 4 diverged" in page.text
     assert "87.3 ± 3.8 % (n = 3)" in page.text
@@ -105,7 +105,7 @@ def test_the_summary_says_what_is_best_and_whether_that_is_resolved(page):
     assert "lead not resolved over all other routers" in page.text
 
 
-def test_numbers_carry_their_n(written, page):
+def test_numbers_are_shown_with_their_n(written, page):
     titles = [a.get("title") or "" for tag, a in page.elements if tag == "td"]
     numbers = [a for _, a in page.elements if a.get("class") == "number" and "data-value" in a]
     assert sum(title.startswith("n = ") for title in titles) > 100
@@ -113,7 +113,7 @@ def test_numbers_carry_their_n(written, page):
     assert all((a.get("title") or "").startswith("n = ") for a in values)
 
 
-def test_failures_machines_code_and_cards_are_told(page):
+def test_the_page_shows_failures_machines_code_and_cards(page):
     assert "loss is not finite at step 17" in page.text
     assert "Processor of node-1" in page.text
     assert "0123456789ab" in page.text
@@ -122,7 +122,7 @@ def test_failures_machines_code_and_cards_are_told(page):
     assert "@article{soft_moe" in page.text
 
 
-def test_captions_say_what_the_bars_are(written, page):
+def test_captions_explain_the_error_bars(written, page):
     captions = [part for part in page.texts if "Student t interval" in part]
     assert len(captions) >= 3
     assert "95 % bootstrap interval" in page.text
@@ -135,12 +135,12 @@ def test_figures_follow_the_theme(written):
     assert "#0072b2" in svg
 
 
-def test_references_are_written_once_each(written):
+def test_each_reference_is_written_once(written):
     text = (written.paths.folder / "references.bib").read_text(encoding="utf-8")
     assert text.count("@article{soft_moe,") == 1
 
 
-def test_a_router_with_unusual_experts_alone_has_its_card(lab, store, tmp_path):
+def test_a_router_that_only_has_unusual_experts_has_a_card(lab, store, tmp_path):
     made = lab(suites=("accuracy",))
     made.study_of({"soft_moe": [0.7, 0.8]})
     made.experts = {"name": "cp", "num_experts": 32}

@@ -1,4 +1,4 @@
-"""Accuracy against cost: each system at its place, and the front of those nothing surpasses."""
+"""Accuracy against cost: each system at its values, and the front of undominated ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_front_is_what_nothing_surpasses(points):
     }
 
 
-def test_systems_stand_at_what_was_measured_of_them(lab, store):
+def test_systems_are_drawn_at_their_measured_values(lab, store):
     top1 = {"dense": [0.6, 0.7], "soft_moe": [0.8, 0.9], "softmax_token_choice": [0.7, 0.8]}
     parameters = {"dense": 1000, "soft_moe": 3000, "softmax_token_choice": 2000}
     lab(suites=("accuracy", "throughput"), parameters=parameters).study_of(top1)
@@ -45,7 +45,7 @@ def test_systems_stand_at_what_was_measured_of_them(lab, store):
     )
 
 
-def test_one_system_has_nothing_to_be_held_against(lab, store):
+def test_a_single_system_has_nothing_to_compare_with(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.9, 0.8]})
     (absent,) = pareto.draw(load_study(store))
     assert isinstance(absent, Absent)

@@ -1,4 +1,4 @@
-"""Studies that lack something: the report is made of what is there and says what is missing."""
+"""Incomplete studies: the report shows what is there and says what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pages(paths):
     return paths.index_html.read_text(encoding="utf-8"), paths.markdown.read_text(encoding="utf-8")
 
 
-def test_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
+def test_a_report_of_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     paths = write_report(store, "tiny", tmp_path / "out")
     html, markdown = pages(paths)
@@ -30,7 +30,7 @@ def test_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
 
 
 @pytest.mark.parametrize("suites", [(), ("accuracy",), ("accuracy", "balance", "throughput")])
-def test_what_is_missing_is_said_once(lab, store, tmp_path, suites):
+def test_missing_parts_are_mentioned_once(lab, store, tmp_path, suites):
     lab(suites=suites).study_of({"soft_moe": [0.8, 0.81]})
     html, _ = pages(write_report(store, "tiny", tmp_path / "out"))
     listed = html[html.index("Not in this report") :]
@@ -44,7 +44,7 @@ def test_what_is_missing_is_said_once(lab, store, tmp_path, suites):
         assert len(said) == len(set(said))
 
 
-def test_trials_that_all_failed(lab, store, tmp_path):
+def test_a_report_of_trials_that_all_failed(lab, store, tmp_path):
     lab(suites=()).study_of({"soft_moe": [None, None], "dense": [None]})
     paths = write_report(store, "tiny", tmp_path / "out")
     html, markdown = pages(paths)
@@ -54,7 +54,7 @@ def test_trials_that_all_failed(lab, store, tmp_path):
     assert "0 of 2" in html
 
 
-def test_bare_layers_without_any_training(lab, store, tmp_path):
+def test_a_report_of_bare_layers_without_any_training(lab, store, tmp_path):
     study = lab(suites=("throughput",))
     study.layer("soft_moe", {}, 0)
     study.layer("dense", {}, 0)
@@ -64,14 +64,14 @@ def test_bare_layers_without_any_training(lab, store, tmp_path):
     assert "as bare layers: nothing was trained" in html
 
 
-def test_a_study_that_has_only_been_asked_for(lab, store, tmp_path):
+def test_a_report_of_a_study_without_any_results(lab, store, tmp_path):
     lab(suites=())
     paths = write_report(store, "tiny", tmp_path / "out")
     assert paths.tables == paths.figures == ()
     assert len(paths.missing) > 10
 
 
-def test_trials_that_wait_are_counted(lab, store, tmp_path):
+def test_waiting_trials_are_counted(lab, store, tmp_path):
     study = lab(suites=("accuracy",))
     study.study_of({"soft_moe": [0.8, 0.9]})
     study.waiting("soft_moe", 2)
@@ -80,21 +80,21 @@ def test_trials_that_wait_are_counted(lab, store, tmp_path):
     assert "2 of 3" in html
 
 
-def test_routers_without_dense(lab, store, tmp_path):
+def test_a_report_of_routers_without_dense(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "my_gate": [0.7, 0.71]})
     paths = write_report(store, "tiny", tmp_path / "out")
     assert "Paired differences to the nulls" in paths.missing
     assert (paths.folder / "tables" / "differences_best.md").exists()
 
 
-def test_a_router_that_the_database_has_no_card_of(lab, store, tmp_path):
+def test_a_report_of_a_router_without_a_card_in_the_database(lab, store, tmp_path):
     study = lab(suites=("accuracy",))
     study.trial("soft_moe", 0, 0.8, {})
     html, _ = pages(write_report(store, "tiny", tmp_path / "out"))
     assert "The database has no card of this router." in html
 
 
-def test_a_report_is_written_twice_to_the_same_bytes(lab, store, tmp_path):
+def test_writing_a_report_twice_gives_the_same_bytes(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.9]})
     folder = tmp_path / "out"
 
@@ -121,7 +121,7 @@ def test_the_manifest_names_each_file_with_the_trials_behind_it(lab, store, tmp_
     assert listed["report.md"]["trials"] == []
 
 
-def test_the_study_that_was_asked_for_last_is_taken(lab, store):
+def test_the_study_requested_last_is_the_default(lab, store):
     lab(name="first")
     lab(name="second")
     assert load_study(store).record.name == "second"
@@ -129,7 +129,7 @@ def test_the_study_that_was_asked_for_last_is_taken(lab, store):
     assert load_study(store).record.name == "first"
 
 
-def test_an_unknown_study_is_answered_with_the_nearest(lab, store, tmp_path):
+def test_an_unknown_study_is_refused_with_the_nearest_name(lab, store, tmp_path):
     lab(name="overnight")
     with pytest.raises(StoreError, match=r"overnihgt.*did you mean 'overnight'"):
         write_report(store, "overnihgt", tmp_path)

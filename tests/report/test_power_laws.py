@@ -1,4 +1,4 @@
-"""Power laws in the report: of trials whose error follows one, and of trials that do not."""
+"""Power laws in the report, for trials whose error follows one and for trials whose does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def metrics(slots, error, flops=1e9):
 
 @pytest.fixture
 def swept(lab, store):
-    """A study of a capacity sweep: soft_moe follows a law, random has an error of its own."""
+    """A study of a capacity sweep: soft_moe follows a law, the error of random does not."""
     made = lab(suites=("accuracy", "scaling"))
     sweep = [{"capacity_factor": factor} for factor in FACTORS]
     made.study_of({"soft_moe": [0.8] * 3, "random": [0.7] * 3}, sweep)
@@ -44,7 +44,7 @@ def rows_of(study):
     return {(r["router"].words, r["of"].words): r for r in rows}
 
 
-def test_the_exponent_of_a_known_law_is_in_its_interval(swept):
+def test_the_interval_contains_the_exponent_of_a_known_law(swept):
     row = rows_of(swept)["soft_moe", "error"]
     assert row["exponent"].low < -0.25 < row["exponent"].high
     assert row["exponent"].value == pytest.approx(-0.25, abs=0.02)
@@ -53,24 +53,24 @@ def test_the_exponent_of_a_known_law_is_in_its_interval(swept):
     assert (row["places"].value, len(row["exponent"].trials)) == (4, 12)
 
 
-def test_where_none_fits_the_table_says_so_in_words(swept):
+def test_the_table_says_in_words_if_no_law_fits(swept):
     rows = rows_of(swept)
     error, size = rows["random", "error"], rows["random", "bytes of weights"]
     assert error["verdict"].words.startswith("no power law fits: the means leave the line")
     assert size["verdict"].words == "no trend: it is the same everywhere"
 
 
-def test_the_figure_draws_the_law_and_joins_the_means_of_what_has_none(swept):
+def test_the_figure_draws_a_law_or_else_joins_the_means(swept):
     (drawing,) = scaling.draw(swept)
     assert not isinstance(drawing, Absent), drawing.why
     error, loss = drawing.figure.axes
     assert (error.get_xlabel(), loss.get_ylabel()) == ("slots of an image", "loss (nat)")
     by_ending = [list(line.get_ydata()) for line in error.lines if len(line.get_xdata()) == 4]
-    assert len(by_ending) == 3  # a law with its means, and means that are joined
+    assert len(by_ending) == 3  # a law with its means, and joined means
     assert error.get_xscale() == error.get_yscale() == "log"
 
 
-def test_axes_of_a_short_range_have_ticks_to_read_it_by(swept):
+def test_axes_with_a_short_range_still_have_readable_ticks(swept):
     (drawing,) = scaling.draw(swept)
     for axes in drawing.figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -78,6 +78,6 @@ def test_axes_of_a_short_range_have_ticks_to_read_it_by(swept):
             assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3
 
 
-def test_what_was_not_swept_or_asked_for_lacks_nothing(lab, store):
+def test_a_study_without_a_sweep_does_not_miss_a_power_law(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     assert scaling.table(load_study(store)).fine

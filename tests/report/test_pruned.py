@@ -1,4 +1,4 @@
-"""The table and figure of pruned models, of numbers that are known."""
+"""The table and figure of pruned models, on known numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULES = ("prune_count", "prune_random")
 
 
 def numbers(seed: int, rules: tuple[str, ...]) -> list[Metric]:
-    """Top-1 of 80 % with all of 4 experts; 10 less for each half, 20 less by a random draw."""
+    """Top-1 of 80 % with all 4 experts; 10 points less per halving, 20 less by random choice."""
     metrics = []
     for experts, lost in ((4, 0.0), (2, 0.1), (1, 0.2)):
         for rule in rules if experts < 4 else (None,):
@@ -59,7 +59,7 @@ def rows_of(made: Table) -> list[dict]:
     return [dict(zip(keys, row.cells, strict=True)) for row in made.rows]
 
 
-def test_each_number_of_experts_is_a_row_with_each_rules_accuracy(study):
+def test_each_number_of_experts_has_a_row_with_the_accuracy_by_each_rule(study):
     made = table(study)
     rows = {(row["router"].words, row["experts"].words): row for row in rows_of(made)}
     assert len(rows) == 6
@@ -73,7 +73,7 @@ def test_each_number_of_experts_is_a_row_with_each_rules_accuracy(study):
     assert "Not defined: prune_count: all experts get all tokens." in made.caption
 
 
-def test_a_line_a_rule_over_the_experts_left(study):
+def test_each_rule_has_a_line_over_the_number_of_experts_left(study):
     (figure,) = draw(study)
     first, second = figure.figure.axes
     lines = [line.get_ydata().tolist() for line in first.lines]
@@ -82,7 +82,7 @@ def test_a_line_a_rule_over_the_experts_left(study):
     assert [line.get_xdata().tolist() for line in first.lines] == [[4, 2, 1]] * 2
 
 
-def test_what_was_not_measured_is_said(lab, store):
+def test_table_and_figure_say_if_pruning_was_not_measured(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     study = load_study(store)
     for made in (table(study), *draw(study)):

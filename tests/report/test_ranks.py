@@ -1,4 +1,4 @@
-"""Ranks over conditions in a report, and where there are too few of them."""
+"""Ranks over conditions in a report, and what it says if there are too few."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def study_of(lab, store, conditions, **more):
     return load_study(store)
 
 
-def test_ranks_are_those_of_the_means(lab, store):
+def test_ranks_are_computed_from_the_means(lab, store):
     study = study_of(lab, store, 6, dense=[0.9, 0.9])
     values = standings(study)
     assert list(values.loc[Condition.of({"router.capacity_factor": "3.0"})]) == pytest.approx(
@@ -43,7 +43,7 @@ def test_ranks_are_those_of_the_means(lab, store):
     )
     table = ranks.table(study)
     shown = {row.entry.label: (row.cells[1].value, row.cells[2].words) for row in table.rows}
-    # Ranks never vary: Nemenyi's critical difference of four under six conditions is 1.91.
+    # Ranks never vary: Nemenyi's critical difference for four under six conditions is 1.91.
     assert shown == {
         "soft_moe": (1.0, "my_gate, random"),
         "softmax_token_choice": (2.0, "random"),
@@ -52,7 +52,7 @@ def test_ranks_are_those_of_the_means(lab, store):
     }
     assert "chi-squared(3) = 18.00, p = 0.00044" in table.caption
     assert "critical difference 1.91" in table.caption
-    assert "lack runs of their own under each: dense" in table.caption, "its two runs are few"
+    assert "lack runs of their own under each: dense" in table.caption, "it has only two runs"
     assert len(table.rows[0].cells[1].trials) == 12
 
 
@@ -69,13 +69,13 @@ def test_a_router_that_failed_under_a_condition_is_not_ranked(lab, store):
 
 
 @pytest.mark.parametrize("part", [ranks.table, lambda study: next(ranks.draw(study))])
-def test_too_few_conditions_are_said_to_be(lab, store, part):
+def test_the_table_says_if_there_are_too_few_conditions(lab, store, part):
     absent = part(study_of(lab, store, 4))
     assert absent.why == TOO_FEW.format(4, 4)
     assert absent.fine
 
 
-def test_the_plain_sentence_stands_in_the_report(written):
+def test_the_report_says_if_there_are_too_few_conditions(written):
     sentence = TOO_FEW.format(1, 8)
     assert sentence in written.paths.markdown.read_text(encoding="utf-8")
     assert sentence.replace("'", "&#39;") in written.html
@@ -109,7 +109,7 @@ print(hashlib.sha256(drawing.saved("svg")).hexdigest())
 
 
 @pytest.mark.slow
-def test_the_diagram_is_the_same_bytes_whatever_the_hash_seed(lab, store):
+def test_the_diagram_is_bit_identical_for_any_hash_seed(lab, store):
     study_of(lab, store, 6)
     command = [sys.executable, "-c", DRAW, store.engine.url.database]
     drawn = [
@@ -121,7 +121,7 @@ def test_the_diagram_is_the_same_bytes_whatever_the_hash_seed(lab, store):
     assert drawn[0] == drawn[1] != b""
 
 
-def test_one_condition_has_ranks_by_bootstrap(lab, store):
+def test_a_single_condition_is_ranked_by_bootstrap(lab, store):
     lab(suites=("accuracy",)).study_of(
         {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.80, 0.88, 0.85], "dense": [0.7, 0.7, None]}
     )
@@ -140,26 +140,26 @@ def test_one_condition_has_ranks_by_bootstrap(lab, store):
     assert {"soft_moe", "my_gate", "0 %", "rank by mean top-1"} <= texts
 
 
-def test_of_one_run_each_there_is_nothing_to_draw_from(lab, store):
+def test_one_run_per_router_leaves_nothing_to_resample(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.84], "my_gate": [0.80]})
     assert ranks.bootstrap_table(load_study(store)).why == (
         "with one seed and condition there is nothing to draw from"
     )
 
 
-def test_ranks_over_conditions_are_drawn_with_them(lab, store):
+def test_ranks_over_conditions_resample_the_conditions_too(lab, store):
     table = ranks.bootstrap_table(study_of(lab, store, 3))
     assert [row.entry.label for row in table.rows][:2] == ["soft_moe", "softmax_token_choice"]
     assert "of 3 conditions" in table.caption
     assert len(table.cell(0, "rank").trials) == 6
 
 
-def test_ranks_are_a_part_of_a_report(lab, store):
+def test_ranks_are_part_of_a_report(lab, store):
     tables = make_tables(study_of(lab, store, 5))
     assert {"ranks", "seeds"} <= {table.name for table in tables if isinstance(table, Table)}
 
 
-def test_routers_that_all_reached_the_same_have_no_ranks(lab, store):
+def test_routers_with_equal_results_have_no_ranks(lab, store):
     top1 = {name: [0.8] for name in MEANS}
     lab(suites=("accuracy",)).study_of(top1, [{"capacity_factor": float(c)} for c in range(5)])
     assert ranks.table(load_study(store)).why == (
@@ -175,7 +175,7 @@ def test_the_summary_says_how_many_seeds_would_resolve_a_lead(lab, store):
     (finding,) = findings(study)
     lead = next(each for each in finding.sentences if "Lead over the next, my_gate" in each)
     assert lead.startswith("Lead over the next, my_gate: 0.33 points, simultaneous 95 % interval −")
-    # Differences 0, 1 and 0 points: d_z = 0.577 takes 26 pairs alone.
+    # Differences of 0, 1 and 0 points: d_z = 0.577, which alone takes 26 pairs.
     seeds = int(
         re.search(r"not resolved\. A gap such as this one takes about (\d+) seeds", lead)[1]
     )
@@ -185,7 +185,7 @@ def test_the_summary_says_how_many_seeds_would_resolve_a_lead(lab, store):
     assert any(sentence.startswith("Lead over dense: 14.67") for sentence in finding.sentences)
 
 
-def test_gaps_that_take_too_many_seeds_are_not_counted_out(lab, store):
+def test_gaps_that_take_too_many_seeds_are_given_as_a_bound(lab, store):
     lab(suites=("accuracy",)).study_of(
         {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.86, 0.84, 0.8499]}
     )

@@ -34,7 +34,7 @@ def table():
     return assemble("demo", "A demo", "What it shows: 100 % of it.", columns, rows)
 
 
-def test_markdown(table):
+def test_a_table_as_markdown(table):
     assert to_markdown(table).splitlines() == [
         "### A demo",
         "",
@@ -59,7 +59,7 @@ def test_markdown(table):
         (Column("time", "time"), Cell(1.5, 1.499, 1.506, 3, bracketed=True), "1.50 [1.50, 1.51]"),
     ],
 )  # fmt: skip
-def test_an_interval_that_is_0_at_the_digits_shown_is_left_out_everywhere(column, cell, shown):
+def test_an_interval_that_rounds_to_0_is_left_out_everywhere(column, cell, shown):
     row = Row((cell,), 3)
     made = assemble("one", "One", "", [column], [row])
     assert plain_cell(column, cell, row) == shown
@@ -71,7 +71,7 @@ def test_an_interval_that_is_0_at_the_digits_shown_is_left_out_everywhere(column
     )  # fmt: skip
 
 
-def test_csv_keeps_every_number_in_base_units_with_its_interval_and_its_n(table):
+def test_csv_has_every_number_in_base_units_with_its_interval_and_n(table):
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert rows[0]["router"] == "soft_moe"
     assert [float(rows[0][f"top1{end}"]) for end in ("", "_low", "_high", "_n")] == [
@@ -81,7 +81,7 @@ def test_csv_keeps_every_number_in_base_units_with_its_interval_and_its_n(table)
     assert rows[1]["top1_n"] == "1"
 
 
-def test_every_number_of_a_report_has_its_n(written):
+def test_every_number_in_a_report_has_its_n(written):
     for name, table in written.tables.items():
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
@@ -89,7 +89,7 @@ def test_every_number_of_a_report_has_its_n(written):
                     assert cell.n is not None, (name, row.entry.label, column.key)
 
 
-def test_the_written_files_hold_the_tables(written):
+def test_the_written_files_contain_the_tables(written):
     kinds = {path.suffix for path in written.paths.tables}
     assert kinds == {".md", ".tex", ".csv"}
     assert len(written.paths.tables) == 3 * len(written.tables)

@@ -1,4 +1,4 @@
-"""Cost by number of experts: one line a router and its experts, from whatever sweep timed them."""
+"""Cost by number of experts: one line per router and experts, from any sweep that timed them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ROUTER = "softmax_token_choice"
 
 @pytest.fixture
 def timed(lab, store):
-    """Adds a layer to a study: `timed("cp", [4, 16], levels=2)`, each number of experts timed."""
+    """Add a layer to a study: `timed("cp", [4, 16], levels=2)` times each number of experts."""
     here = lab(suites=("throughput",))
 
     def add(experts, own, numbers, **options):
@@ -52,7 +52,7 @@ def lines_of(axes):
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
 
 
-def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(timed, store):
+def test_a_line_joins_layers_that_differ_only_in_the_number_of_experts(timed, store):
     for number in (16, 4, 64):
         timed("cp", number, [number], levels=1)
     timed("cp", 64, [64, 256], levels=2)
@@ -74,7 +74,7 @@ def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(time
     assert "8 × 196 × 384, a hidden width of 1536" in drawing.caption
 
 
-def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store):
+def test_the_sweep_of_a_suite_is_one_line_in_the_style_of_the_router(timed, store):
     timed("mlp", 8, [8, 2, 32])
     study = load_study(store)
     (drawing,) = cost.draw_scaling(study)
@@ -83,7 +83,7 @@ def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store
     assert line.get_color() == study.styles[System(ROUTER)].colour
 
 
-def test_no_text_is_cut_off_or_small(timed, store):
+def test_no_text_is_cut_off_or_too_small(timed, store):
     for experts in ("cp", "tr", "mlp"):
         timed(experts, 8, [8, 32, 1024])
     (drawing,) = cost.draw_scaling(load_study(store))
@@ -96,14 +96,14 @@ def test_no_text_is_cut_off_or_small(timed, store):
     assert min(text.get_fontsize() for text in inked) >= 7
 
 
-def test_without_a_sweep_there_is_nothing_to_lack(timed, store):
+def test_a_study_without_a_sweep_does_not_miss_the_figure(timed, store):
     timed("mlp", 8, [8])
     (absent,) = cost.draw_scaling(load_study(store))
     assert isinstance(absent, Absent)
     assert absent.fine
 
 
-def test_overheads_of_one_figure_differ_in_the_number_of_experts_by_panel(timed, store):
+def test_each_panel_of_overheads_shows_one_number_of_experts(timed, store):
     for number in (4, 16):
         timed("cp", number, [number])
         timed("mlp", number, [number])

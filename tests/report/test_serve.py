@@ -1,4 +1,4 @@
-"""A study on localhost: followed while it is written, and never written by its server."""
+"""A study served on localhost: followed while it is written, never written by the server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOP1 = {"dense": [0.7, 0.72], "soft_moe": [0.8, 0.82]}
 
 
 class Served:
-    """A server as a user starts it: `python bench.py serve …` in a process of its own."""
+    """A server as a user starts it: `python bench.py serve …` in its own process."""
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
@@ -41,7 +41,7 @@ class Served:
         self.port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", self.line)[1])
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-        """The status and text that a path is answered with, which is sent as it stands."""
+        """Return status and text of the response to a path, which is sent verbatim."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -51,7 +51,7 @@ class Served:
         return json.loads(self.get("/state")[1])
 
     def until(self, is_so: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        """The first state that is so."""
+        """Wait for the first state that meets a condition, and return it."""
         deadline = time.monotonic() + 180
         while not is_so(state := self.state()):
             assert time.monotonic() < deadline, state
@@ -59,7 +59,7 @@ class Served:
         return state
 
     def end(self) -> tuple[int, str, str]:
-        """Press Ctrl-C; return the exit status and what was printed since."""
+        """Press Ctrl-C; return the exit status and what has been printed since."""
         self.process.send_signal(signal.SIGINT)
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, out, err
@@ -67,7 +67,7 @@ class Served:
 
 @pytest.fixture
 def home(tmp_path, make_lab) -> Path:
-    """A home folder with a study, and logs of it and of others."""
+    """A home folder with a study, and logs of it and of other studies."""
     made = tmp_path / "home"
     with open_store(made / "bench.db") as store:
         make_lab(store, suites=("accuracy",)).study_of(TOP1)
@@ -83,7 +83,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.slow
-def test_a_study_is_followed_and_its_database_left_alone(home, make_lab) -> None:
+def test_a_study_is_followed_without_touching_its_database(home, make_lab) -> None:
     before = contents(home)
     served = Served("--home", str(home))
     try:
@@ -97,7 +97,7 @@ def test_a_study_is_followed_and_its_database_left_alone(home, make_lab) -> None
         assert "soft_moe" in html
         assert "my_gate" not in html
         assert served.state() == first
-        assert contents(home) == before, "nobody writes, so nothing has changed"
+        assert contents(home) == before, "nobody writes, so nothing must change"
         with open_store(home / "bench.db") as store:
             made = make_lab(store, suites=("accuracy",))
             made.running("my_gate", 1)
@@ -108,14 +108,14 @@ def test_a_study_is_followed_and_its_database_left_alone(home, make_lab) -> None
             served.until(lambda state: state["page"] not in (first["page"], running["page"]))
             assert "my_gate" in served.get("/")[1]
         with open_store(home / "bench.db") as store:
-            assert store.find_study().name == "tiny", "the writer was not in the way"
+            assert store.find_study().name == "tiny", "the writer must not block it"
     finally:
         ended = served.end()
     assert ended == (0, "", "")
 
 
 @pytest.mark.slow
-def test_nothing_is_served_but_the_page_its_state_and_logs_of_the_study(home) -> None:
+def test_only_the_page_its_state_and_the_studys_logs_are_served(home) -> None:
     served = Served("tiny", "--home", str(home))
     try:
         served.until(lambda state: "4 of 4" in state["line"])
@@ -137,7 +137,7 @@ def test_nothing_is_served_but_the_page_its_state_and_logs_of_the_study(home) ->
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_refused_and_a_free_one_named(home, in_process) -> None:
+def test_a_port_in_use_is_refused_and_a_free_one_suggested(home, in_process) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = in_process(home, "serve", "--home", str(home), "--port", str(port), status=2)
@@ -146,7 +146,7 @@ def test_a_port_in_use_is_refused_and_a_free_one_named(home, in_process) -> None
 
 
 @pytest.mark.slow
-def test_a_study_that_is_unknown_is_answered_with_the_nearest(home, in_process) -> None:
+def test_an_unknown_study_is_refused_with_the_nearest_name(home, in_process) -> None:
     done = in_process(home, "serve", "tinny", "--home", str(home), status=2)
     assert re.match(r"error: no study 'tinny' in .*; did you mean 'tiny'\?", done.stderr)
     missing = in_process(home, "serve", "--db", "none.db", status=2)
@@ -161,13 +161,13 @@ def page(home) -> Iterator[LivePage]:
 
 
 def refresh(page: LivePage) -> None:
-    """Read the study, and wait for the page if it is made."""
+    """Read the study, and wait for the page if it is being made."""
     page.refresh()
     if page._drawing is not None:
         page._drawing.join(120)
 
 
-def test_a_page_that_cannot_be_made_says_why_and_the_last_one_stays(home, page, monkeypatch):
+def test_a_page_that_cannot_be_made_says_why_and_the_last_one_is_kept(home, page, monkeypatch):
     def fail(*_: object) -> str:
         raise ValueError("no such colour")
 
@@ -202,7 +202,7 @@ def test_the_page_is_not_made_while_a_layer_is_timed(home, page, make_lab) -> No
         assert "random" in page.html()
 
 
-def test_the_page_is_made_once_and_not_again_where_nobody_sees_it(home, page, make_lab) -> None:
+def test_the_page_is_made_once_and_not_remade_while_nobody_looks(home, page, make_lab) -> None:
     refresh(page)
     first = page.state()["page"]
     page._asked -= live_page.WATCHED + 1
@@ -216,7 +216,7 @@ def test_the_page_is_made_once_and_not_again_where_nobody_sees_it(home, page, ma
     assert page._page not in ("", first)
 
 
-def test_a_database_that_is_gone_leaves_the_page_as_it_was(home, page, monkeypatch) -> None:
+def test_the_page_is_kept_if_the_database_disappears(home, page, monkeypatch) -> None:
     monkeypatch.setattr(live_page, "SECONDS", 0.01)
     refresh(page)
     (home / "bench.db").rename(home / "moved.db")
@@ -242,7 +242,7 @@ PROBE = """<!DOCTYPE html><html><body style="height: 9000px"><p id="at">first</p
 def dumped(
     chromium: str, port: int, folder: Path, milliseconds: int
 ) -> subprocess.CompletedProcess[str]:
-    """Return what a browser has made of a page after some time of its own clock, and its log."""
+    """Return the page as a browser renders it after some virtual time, and the browser's log."""
     arguments = [
         chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
         "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
@@ -253,7 +253,7 @@ def dumped(
 
 @contextmanager
 def answering(page: LivePage, on_state: Callable[[], None]) -> Iterator[int]:
-    """Answer browsers with a page and its state at a port, which it returns.
+    """Serve a page and its state to browsers; return the port.
 
     `on_state` is called before each answer with the state.
     """
@@ -276,7 +276,7 @@ def answering(page: LivePage, on_state: Callable[[], None]) -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path, chromium) -> None:
+def test_the_charts_are_drawn_under_the_servers_security_policy(home, tmp_path, chromium) -> None:
     served = Served("--home", str(home))
     try:
         served.until(lambda state: bool(state["page"]))
@@ -290,7 +290,7 @@ def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path, chr
 
 
 @pytest.mark.slow
-def test_a_browser_loads_a_new_page_and_stays_where_it_was(
+def test_a_browser_reloads_a_new_page_and_keeps_its_position(
     tmp_path, page, monkeypatch, chromium
 ) -> None:
     monkeypatch.setattr(live_page, "POLL", 500)
@@ -307,7 +307,7 @@ def test_a_browser_loads_a_new_page_and_stays_where_it_was(
 
 
 @pytest.mark.slow
-def test_a_reader_keeps_order_filter_and_routers_in_a_new_page(page, monkeypatch, browser) -> None:
+def test_a_new_page_keeps_the_readers_order_filter_and_routers(page, monkeypatch, browser) -> None:
     monkeypatch.setattr(live_page, "POLL", 500)
     refresh(page)
     tab = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -1,7 +1,7 @@
-"""Results whose truth is known go through the report: its intervals and verdicts are as they say.
+"""Results of known truth go through the report: its intervals and verdicts keep their rates.
 
-Accuracies are truth + what the seed does to all routers + noise of their own. A study is written
-into a database once; its accuracies are then drawn again many times.
+Accuracies are truth + an effect of the seed on all routers + noise of each run. A study is written
+to a database once; its accuracies are then drawn again many times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from report.write import write_report
 pytestmark = pytest.mark.slow
 
 SEED, NOISE = 0.01, 0.005
-"""Standard deviations of what a seed does to all routers, and of what it does to one."""
+"""Standard deviations of a seed's effect on all routers, and of its effect on a single one."""
 TRUTH = {
     "dense": 0.80,
     "random": 0.79,
@@ -36,7 +36,7 @@ TIMES = 200
 
 
 def drawn(truth, seeds, rng):
-    """Accuracies by router, one a seed."""
+    """Draw accuracies by router, one per seed."""
     shared = SEED * rng.normal(size=seeds)
     return {
         name: list(mean + shared + NOISE * rng.normal(size=seeds)) for name, mean in truth.items()
@@ -44,11 +44,9 @@ def drawn(truth, seeds, rng):
 
 
 def again(study, truth, rng):
-    """The study with other accuracies of the same truth, and nothing but them: it is quicker."""
+    """Return the study with redrawn accuracies and nothing else, which is faster."""
     metrics = study.metrics[study.metrics["metric"] == "top1"]
-    seeds = metrics["condition"].map(str) + metrics["seed"].astype(
-        str
-    )  # each condition's are its own
+    seeds = metrics["condition"].map(str) + metrics["seed"].astype(str)  # each condition's own
     shared = {seed: SEED * rng.normal() for seed in seeds.unique()}
     noise = NOISE * rng.normal(size=len(metrics))
     value = metrics["router"].map(truth) + seeds.map(shared) + noise
@@ -56,24 +54,24 @@ def again(study, truth, rng):
 
 
 def numbers(table, *keys):
-    """The cells of these columns, row by row."""
+    """Return the cells of these columns, row by row."""
     names = [column.key for column in table.columns]
     return [[row.cells[names.index(key)] for key in keys] for row in table.rows]
 
 
 def bounds(share, times=TIMES):
-    """Between which counts a binomial lies but for once in ten thousand."""
+    """Return the counts between which a binomial lies except once in ten thousand."""
     return binom(times, share).ppf([0.00005, 0.99995])
 
 
 @pytest.fixture
 def study(lab, store):
-    """Of five seeds; the two baselines and three routers."""
+    """A study of five seeds with the two baselines and three routers."""
     lab(suites=("accuracy",), evaluations=2).study_of(drawn(TRUTH, 5, np.random.default_rng(0)))
     return load_study(store)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say(study):
+def test_intervals_cover_the_truth_at_the_stated_rate(study):
     rng, covered, together = np.random.default_rng(1), Counter(), 0
     for _ in range(TIMES):
         one = again(study, TRUTH, rng)
@@ -90,11 +88,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say(study):
     low, high = bounds(0.95)
     assert len(covered) == 5
     assert all(low <= count <= high for count in covered.values()), covered
-    assert together >= low, "those of differences hold all at once"
+    assert together >= low, "intervals of differences must hold simultaneously"
 
 
-def test_nothing_is_resolved_where_all_are_alike(study):
-    """The family-wise rate of false positives, the best chosen by the results included."""
+def test_differences_between_equal_routers_are_resolved_at_most_at_the_stated_rate(study):
+    """The family-wise false positive rate, even if the results choose the best."""
     rng, adjusted, raw = np.random.default_rng(2), 0, 0
     for _ in range(TIMES):
         one = again(study, ALIKE, rng)
@@ -107,11 +105,11 @@ def test_nothing_is_resolved_where_all_are_alike(study):
         raw += any(p.value < 0.05 for p, _, _ in tests)
         adjusted += any(verdict.words in ("higher", "lower") for _, _, verdict in tests)
     assert adjusted <= bounds(0.05)[1], "at most the stated rate"
-    assert raw > bounds(0.05)[1], "uncorrected tests break it, so this test can fail"
+    assert raw > bounds(0.05)[1], "uncorrected tests exceed it, so this test can fail"
 
 
 def test_counts_of_few_images_raise_no_false_alarms(lab, store):
-    """Three seeds on 200 images: differences are often all alike, which t would call certain."""
+    """Three seeds on 200 images: differences are often identical, which t would call certain."""
     lab(suites=("accuracy",), evaluations=2).study_of(drawn(ALIKE, 3, np.random.default_rng(0)))
     study, rng, resolved, alike = load_study(store), np.random.default_rng(6), 0, 0
     for _ in range(TIMES):
@@ -124,25 +122,25 @@ def test_counts_of_few_images_raise_no_false_alarms(lab, store):
     assert alike > bounds(0.05)[1], "each of them certain by its own t test, so this can fail"
 
 
-def test_real_differences_are_found_and_told_the_right_way_round(study):
+def test_real_differences_are_found_with_the_right_sign(study):
     rng, counts = np.random.default_rng(3), Counter()
     for _ in range(TIMES // 2):
         one = again(study, TRUTH, rng)
         for table in (differences.to_nulls(one), differences.to_best(one)):
             for cells in numbers(table, "router", "reference", "verdict"):
                 counts[tuple(cell.words for cell in cells)] += 1
-    # Six points with a standard deviation of the differences of 0.7: d_z above 8.
+    # Six points at a standard deviation of differences of 0.7: d_z above 8.
     for reference in ("dense", "random"):
         assert counts["soft_moe", reference, "higher"] == TIMES // 2
         assert counts["softmax_expert_choice", reference, "lower"] == 0
     assert counts["softmax_token_choice", "soft_moe", "lower"] == TIMES // 2
-    # What is none is resolved as seldom as is stated; one point is often too little for five seeds.
+    # Zero differences are resolved at the stated rate; one point is often too little at five seeds.
     false = sum(counts["softmax_token_choice", "dense", verdict] for verdict in ("higher", "lower"))
     assert false <= bounds(0.05, TIMES // 2)[1]
     assert 0 < counts["softmax_token_choice", "random", "not resolved"] < TIMES // 2
 
 
-def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
+def test_ranks_of_equal_routers_do_not_differ(lab, store):
     truth = {name: mean for name, mean in ALIKE.items() if name != "dense"}
     capacities = [{"capacity_factor": float(c)} for c in range(1, 9)]
     made = lab(suites=("accuracy",), evaluations=2)
@@ -161,7 +159,7 @@ def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
 
 @pytest.mark.parametrize("truth", [TRUTH, ALIKE], ids=["apart", "alike"])
 def test_the_written_report_tells_the_truth(lab, store, tmp_path, truth):
-    """Through a database and the files, with eight seeds."""
+    """It goes through a database and the files, with eight seeds."""
     lab(suites=("accuracy",)).study_of(drawn(truth, 8, np.random.default_rng(5)))
     paths = write_report(store, "tiny", tmp_path / "out")
     with (paths.folder / "tables" / "differences_nulls.csv").open(encoding="utf-8") as file:

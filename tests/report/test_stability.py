@@ -1,4 +1,4 @@
-"""Agreement between seeds in the report: of routings whose agreement is known."""
+"""Agreement between seeds in the report, for routings whose agreement is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPERTS, TOKENS = 4, 400
 
 @pytest.fixture
 def kept(lab, store):
-    """Stores the samples of a router's seeds: `kept("soft_moe", [choices, …])`."""
+    """Store the samples of a router's seeds: `kept("soft_moe", [choices, …])`."""
     made = lab(suites=("accuracy", "stability"))
 
     def keep(router, choices):
@@ -44,7 +44,7 @@ def cells(store):
     return {row.entry.label: dict(zip(keys, row.cells, strict=True)) for row in made.rows}
 
 
-def test_seeds_that_number_their_experts_otherwise_agree_and_independent_ones_do_not(kept, store):
+def test_seeds_with_permuted_experts_agree_and_independent_ones_do_not(kept, store):
     generator = np.random.default_rng(0)
     one = generator.integers(EXPERTS, size=TOKENS)
     kept("soft_moe", [one, (one + 1) % EXPERTS, (3 - one)])
@@ -60,20 +60,20 @@ def test_seeds_that_number_their_experts_otherwise_agree_and_independent_ones_do
     assert len(alike["adjusted"].trials) == 3
 
 
-def test_experts_that_are_all_one_say_nothing_beyond_chance(kept, store):
+def test_a_routing_to_a_single_expert_has_no_agreement_beyond_chance(kept, store):
     kept("random", [np.zeros(TOKENS, int), np.ones(TOKENS, int)])
     assert "adjusted" not in cells(store)["random"]
     assert cells(store)["random"]["matched"].value == 1
 
 
-def test_one_seed_is_said_to_be_too_few(kept, store):
+def test_the_report_says_that_one_seed_is_too_few(kept, store):
     kept("soft_moe", [np.zeros(TOKENS, int)])
     absent = stability.table(load_study(store))
     assert isinstance(absent, Absent)
     assert "--seeds 2" in absent.why
 
 
-def test_a_study_that_did_not_ask_lacks_nothing(lab, store):
+def test_a_study_that_did_not_request_the_suite_misses_nothing(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     absent = stability.table(load_study(store))
     assert absent.fine

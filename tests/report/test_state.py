@@ -1,4 +1,4 @@
-"""A report is not written again where it would show the same."""
+"""A report is not rewritten if it would show the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def state(store: Store) -> str:
     return state_of(request, trials_frame(store, "tiny"), measurements_frame(store, "tiny"))
 
 
-def test_a_report_is_known_until_something_new_is_to_be_shown(lab, store, tmp_path) -> None:
+def test_a_report_is_current_until_there_is_something_new_to_show(lab, store, tmp_path) -> None:
     study = lab(suites=["accuracy"])
     study.study_of({"dense": [0.80, 0.81]})
     folder = tmp_path / "report"
@@ -27,8 +27,8 @@ def test_a_report_is_known_until_something_new_is_to_be_shown(lab, store, tmp_pa
     assert not is_written(folder, state(store))
 
 
-def test_a_report_of_another_request_is_written_anew(lab, store, tmp_path) -> None:
-    """More trials of a tuning that find nothing better change no training."""
+def test_a_report_is_rewritten_if_the_request_changed(lab, store, tmp_path) -> None:
+    """For instance if a tuning got more trials that found nothing better."""
     lab(suites=["accuracy"]).study_of({"dense": [0.80, 0.81]})
     write_report(store, "tiny", tmp_path)
     request = store.find_study("tiny").request
@@ -42,13 +42,13 @@ def test_a_report_of_another_request_is_written_anew(lab, store, tmp_path) -> No
 
 
 def tuned(trials: int) -> dict[str, Any]:
-    """The record of a tuning whose first trial was the best."""
+    """Return the record of a tuning whose first trial was the best."""
     counts = {"trials": trials, "done": trials, "pruned": 0, "failed": 0}
     best = {"best": 0.8, "settings": {"train.lr": 1e-3}, "training": "0123456789"}
     return {**counts, **best, "values": [0.8] * trials}
 
 
-def test_a_report_of_other_code_is_written_anew(lab, store, tmp_path, monkeypatch) -> None:
+def test_a_report_is_rewritten_if_the_code_changed(lab, store, tmp_path, monkeypatch) -> None:
     lab(suites=["accuracy"]).study_of({"dense": [0.80, 0.81]})
     before = state(store)
     other = tmp_path / "state.py"

@@ -1,4 +1,4 @@
-"""The numbers in the tables against numbers worked out by hand."""
+"""The numbers in the tables, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def row_of(table: Table, router: str) -> dict[str, Cell]:
     return rows_of(table)[[row.entry.label for row in table.rows].index(router)]
 
 
-def test_means_and_intervals_are_those_worked_out_by_hand(written):
+def test_means_and_intervals_match_those_worked_out_by_hand(written):
     top1 = row_of(written.tables["main"], "sinkhorn_token_choice")["top1"]
     half = T_2 * 0.01 / sqrt(3)
     assert top1.n == 3
     assert [top1.value, top1.low, top1.high] == pytest.approx([0.84, 0.84 - half, 0.84 + half])
 
 
-def test_a_row_says_how_many_of_the_seeds_it_has(written):
+def test_a_row_says_how_many_seeds_it_has(written):
     table = written.tables["main"]
     assert row_of(table, "dense")["n"].words == "3"
     assert row_of(table, "sparsity_constrained_expert_choice")["n"].words == "2 of 3"
@@ -63,7 +63,7 @@ def test_a_router_that_never_finished_has_a_row_without_numbers(written):
 
 
 def test_the_best_means_are_marked_whatever_the_direction(written):
-    """One router has a seed less, and the lead over it is not resolved."""
+    """One router has one seed fewer, and the lead over it is not resolved."""
     table = written.tables["main"]
     for key, marked in (
         ("top1", {"soft_moe", "sparsity_constrained_expert_choice"}),
@@ -75,7 +75,7 @@ def test_the_best_means_are_marked_whatever_the_direction(written):
         assert not any(cell.best for cell in cells.values())
 
 
-def test_what_is_constant_by_construction_is_marked(written):
+def test_values_that_are_constant_by_construction_are_marked(written):
     table = written.tables["main"]
     assert row_of(table, "soft_moe")["load_cv"].marks == (CONSTANT,)
     assert row_of(table, "random")["load_cv"].marks == ()
@@ -86,7 +86,7 @@ def test_what_is_constant_by_construction_is_marked(written):
     assert any(note.startswith(CONSTANT) for note in table.notes)
 
 
-def test_numbers_along_training_and_of_layers_stay_out_of_the_means(written):
+def test_values_during_training_and_per_layer_are_not_part_of_the_means(written):
     assert row_of(written.tables["balance"], "random")["load_cv"].value == pytest.approx(0.35)
     by_layer = written.tables["balance_by_layer"]
     values = [
@@ -97,12 +97,12 @@ def test_numbers_along_training_and_of_layers_stay_out_of_the_means(written):
     assert values == pytest.approx([0.3, 0.4])
 
 
-def test_dense_has_no_entropy_and_says_so(written):
+def test_dense_is_shown_to_have_no_entropy(written):
     assert row_of(written.tables["main"], "dense")["H_s"].words == "n/a"
     assert "dense" not in {row.entry.label for row in written.tables["entropy"].rows}
 
 
-def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
+def test_the_best_run_has_the_highest_validation_accuracy(lab, store):
     made = lab(suites=("accuracy", "entropy"))
     made.study_of({"soft_moe": [0.8, 0.9, 0.7], "random": [0.6, 0.5, 0.55], "dense": [0.7] * 3})
     study = load_study(store)
@@ -114,19 +114,19 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     assert row["H_s_best"].value == study.final("H_s", Entry(System("soft_moe")), of="gates")[1]
     assert row_of(table, "random")["error_best"].value == pytest.approx(0.4)
     assert "dense" not in {row.entry.label for row in table.rows}
-    # Neither the test split nor an earlier evaluation decides.
+    # Neither the test split nor an earlier evaluation matters.
     frame = study.metrics.copy()
     last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
     frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
     assert routing.best_seed(replace(study, metrics=frame), Entry(System("soft_moe"))) == 2
 
 
-def test_one_seed_has_no_best(lab, store):
+def test_a_single_seed_has_no_best_run(lab, store):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
     assert "--seeds 2" in routing.best_table(load_study(store)).why
 
 
-def test_fairness_is_told_before_and_after(written):
+def test_fairness_is_shown_before_and_after_editing(written):
     table = written.tables["editing"]
     row = row_of(table, "soft_moe")
     assert row["subgroup_accuracy_min_before"].value == pytest.approx(0.11)
@@ -141,7 +141,7 @@ def test_fairness_is_told_before_and_after(written):
     assert dense["subgroup_accuracy_min_after"].words == "n/a"
 
 
-def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, store):
+def test_undefined_values_are_distinguished_from_unmeasured_ones(lab, store):
     study = lab(suites=("accuracy",))
     study.study_of({"soft_moe": [0.8], "my_gate": [None]})
     attempt = store.done_attempt("tiny-soft_moe-0-{}")
@@ -170,7 +170,7 @@ def test_one_step_is_within_the_tolerance(lab, store, steps, marked):
     assert (OUTSIDE in table.rows[0].cells[0].marks) is marked
 
 
-def test_what_depends_on_other_images_in_evaluation_is_marked_with_a_note(lab, store):
+def test_routers_that_depend_on_other_images_in_evaluation_are_marked(lab, store):
     accuracies = {"soft_moe": [0.8, 0.9], "softmax_expert_choice": [0.7, 0.8]}
     lab(dependent=frozenset({"softmax_expert_choice"})).study_of(accuracies)
     table = accuracy.table(load_study(store))
@@ -179,9 +179,9 @@ def test_what_depends_on_other_images_in_evaluation_is_marked_with_a_note(lab, s
     assert [note for note in table.notes if "depends on the other images" in note]
 
 
-def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
+def test_paired_differences_to_dense_match_those_worked_out_by_hand(written):
     row = row_of(written.tables["differences_nulls"], "softmax_token_choice")
-    # Seed by seed 0.03, 0.03 and 0.02 more; the noise is estimated from all systems.
+    # By seed 0.03, 0.03 and 0.02 more; the noise is estimated from all systems.
     difference = row["difference"]
     assert difference.value == pytest.approx(0.08 / 3)
     assert difference.value - difference.low == pytest.approx(difference.high - difference.value)
@@ -199,8 +199,8 @@ def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
     assert row["n"].words == "3"
 
 
-def test_the_family_is_all_that_was_declared(written):
-    """Six routers with results against two nulls, and each other: 12 + 15 tests."""
+def test_the_family_contains_all_declared_comparisons(written):
+    """Six routers with results, against two nulls and each other: 12 + 15 tests."""
     shown = {name: rows_of(written.tables[f"differences_{name}"]) for name in ("nulls", "best")}
     tested = [
         (row["p"].value, row["p_family"].value)
@@ -216,8 +216,8 @@ def test_the_family_is_all_that_was_declared(written):
     assert "falls back" not in caption
 
 
-def test_differences_that_are_all_alike_are_held_against_the_noise_of_all(written):
-    """0.84, 0.85, 0.86 less 0.80, 0.81, 0.82: by themselves they would seem certain."""
+def test_identical_differences_are_tested_with_the_noise_of_all_systems(written):
+    """0.84, 0.85, 0.86 minus 0.80, 0.81, 0.82: on their own they would seem certain."""
     row = row_of(written.tables["differences_nulls"], "softmax_expert_choice")
     assert row["difference"].value == pytest.approx(0.04)
     assert row["difference"].low < 0.04 < row["difference"].high
@@ -225,7 +225,7 @@ def test_differences_that_are_all_alike_are_held_against_the_noise_of_all(writte
     assert row["effect_size"].value is None
 
 
-def test_a_system_that_scatters_more_than_the_others_is_named(lab, store):
+def test_a_system_with_more_scatter_than_the_others_is_named(lab, store):
     names = ("dense", "random", "softmax_token_choice", "softmax_expert_choice", "soft_moe")
     calm = {name: [0.8 + 0.001 * i, 0.801, 0.802, 0.8, 0.801] for i, name in enumerate(names)}
     lab(suites=("accuracy",)).study_of(calm | {"my_gate": [0.5, 0.9, 0.6, 0.8, 0.7]})
@@ -235,7 +235,7 @@ def test_a_system_that_scatters_more_than_the_others_is_named(lab, store):
     )
 
 
-def test_with_few_routers_nulls_count_as_routers_and_the_caption_says_so(lab, store):
+def test_nulls_count_as_routers_if_there_are_few_and_the_caption_says_so(lab, store):
     sentence = "With fewer than three routers the method falls back on the largest |t| of all pairs"
     accuracies = {"dense": [0.7, 0.72, 0.71], "random": [0.6, 0.63, 0.61]}
     lab(suites=("accuracy",)).study_of(accuracies | {"soft_moe": [0.8, 0.81, 0.83]})
@@ -244,34 +244,34 @@ def test_with_few_routers_nulls_count_as_routers_and_the_caption_says_so(lab, st
     assert {c.largest for c in comparisons(study)} == {LargestT(3, 0)}
 
 
-def test_with_routers_enough_no_null_counts_as_one(written):
+def test_nulls_do_not_count_as_routers_if_there_are_enough(written):
     caption = written.tables["differences_nulls"].caption
     assert "fewer than three routers" not in caption
 
 
-def test_the_word_resolved_is_explained_once_and_what_decides_is_said(written):
+def test_the_report_explains_resolved_once_and_says_what_decides(written):
     text = written.paths.markdown.read_text(encoding="utf-8")
     assert text.count("Resolved: the two differ") == 1
     assert "Intervals next to means are only a visual aid" in text
     assert "whether two systems differ is decided by p (family)" in text
 
 
-def test_the_best_is_the_reference_whichever_way_the_pair_was_declared(written):
+def test_the_best_is_the_reference_in_whichever_order_a_pair_was_declared(written):
     rows = rows_of(written.tables["differences_best"])
     assert {row["reference"].words for row in rows} == {"soft_moe"}
     row = row_of(written.tables["differences_best"], "softmax_token_choice")
-    # Seed by seed 0.03, 0.03 and 0.05 less.
+    # By seed 0.03, 0.03 and 0.05 less.
     assert row["difference"].value == pytest.approx(-0.11 / 3)
     assert row["difference"].low < row["difference"].value < row["difference"].high
 
 
-def test_the_effect_of_a_difference_worked_out_by_hand(written):
+def test_the_effect_size_of_a_difference_matches_one_worked_out_by_hand(written):
     row = row_of(written.tables["differences_best"], "softmax_token_choice")
     deviation = sqrt((2 * (0.11 / 3 - 0.03) ** 2 + (0.05 - 0.11 / 3) ** 2) / 2)
     # Hedges' correction at two degrees of freedom: Γ(1) / (√1 Γ(1/2)).
     assert row["effect_size"].value == pytest.approx(-0.11 / 3 / deviation / sqrt(pi))
     assert row["superiority"].value == 0.0
-    # Against dense 0.80, 0.81, 0.82 all nine pairs are won.
+    # It wins all nine pairs against dense (0.80, 0.81, 0.82).
     over = row_of(written.tables["differences_nulls"], "softmax_token_choice")
     assert over["superiority"].value == 1.0
 
@@ -290,7 +290,7 @@ def test_a_verdict_follows_the_corrected_p_value(written):
             assert row["verdict"].words == ("higher" if row["difference"].value > 0 else "lower")
 
 
-def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written):
+def test_each_row_of_the_main_table_shows_its_lead_over_each_null(written):
     table = written.tables["main"]
     row, null = row_of(table, "softmax_token_choice"), row_of(table, "random")
     difference = row["over_dense"]
@@ -307,7 +307,7 @@ def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written)
     assert hint in written.tables["differences_nulls"].caption
 
 
-def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it(lab, store):
+def test_a_router_without_a_swept_setting_is_compared_with_several_nulls(lab, store):
     capacities = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     made = lab(suites=("accuracy",))
     swept = {"dense": [0.7, 0.72], "random": [0.6, 0.61], "my_gate": [0.7, 0.73]}
@@ -315,7 +315,7 @@ def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it
     made.study_of({"soft_moe": [0.8, 0.82]})
     table = accuracy.table(load_study(store))
     row = row_of(table, "soft_moe")
-    assert row["over_dense"].value == pytest.approx(0.1), "the same dense runs under both"
+    assert row["over_dense"].value == pytest.approx(0.1), "dense has the same runs under both"
     assert row["over_random"].words == "several"
     assert row["over_random"].value is None
     assert any(note.startswith("several: compared under several") for note in table.notes)
@@ -358,7 +358,7 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
 
 
 @pytest.mark.parametrize(("points", "small"), [(0.5, False), (50, True)])
-def test_a_difference_smaller_than_was_asked_for_is_called_that(written, points, small):
+def test_a_difference_below_the_requested_resolution_is_called_that(written, points, small):
     record = written.study.record
     request = record.request | {"sequential": {"looks": 1, "resolve": points}}
     study = replace(written.study, record=replace(record, request=request))
@@ -372,14 +372,14 @@ def test_a_difference_smaller_than_was_asked_for_is_called_that(written, points,
     assert f"smaller than {points} points: its interval lies within" in shown[0].caption
 
 
-def test_the_seeds_that_would_resolve_a_gap(written):
+def test_the_table_gives_the_number_of_seeds_that_would_resolve_a_gap(written):
     table = written.tables["seeds"]
     names = [(row["router"].words, row["reference"].words) for row in rows_of(table)]
     assert names[0] == ("soft_moe", "sparsity_constrained_expert_choice")
     assert len(names) == 5
     row = rows_of(table)[2]
     assert row["router"].words == "softmax_expert_choice"
-    # Seed by seed 0, 0.01 and 0 apart: d_z = 0.577 takes 26 pairs (G*Power: 25.6).
+    # By seed 0, 0.01 and 0 apart: d_z = 0.577 takes 26 pairs (G*Power: 25.6).
     assert row["gap"].value == pytest.approx(0.01 / 3)
     assert row["alone"].words == "26"
     assert int(row["family"].words) > 26
@@ -412,14 +412,14 @@ def test_timings_are_never_pooled_over_machines(lab, store):
     assert shown["node-2", "layer, shape B"] == pytest.approx(27)
 
 
-def test_machines_of_one_name_are_told_apart(lab, store):
+def test_machines_with_the_same_name_are_distinguished(lab, store):
     lab(machines=("node-1", "node-1")).study_of({"soft_moe": [0.8]})
     names = {timing.setting.machine for timing in timings(load_study(store))}
     assert len(names) == 2
     assert all(name.startswith("node-1 ") for name in names)
 
 
-def test_a_failure_is_a_row_with_the_first_line_of_its_reason(written):
+def test_a_failure_has_a_row_with_the_first_line_of_its_reason(written):
     table = written.tables["failures"]
     assert [row.entry.label for row in table.rows] == [
         "sparsity_constrained_expert_choice",
@@ -432,7 +432,7 @@ def test_a_failure_is_a_row_with_the_first_line_of_its_reason(written):
     assert row["status"].words == "diverged"
 
 
-def test_failed_measurements_and_waiting_trials_are_rows_too(lab, store):
+def test_failed_measurements_and_waiting_trials_have_rows_too(lab, store):
     study = lab(suites=("accuracy",))
     study.study_of({"soft_moe": [0.8]})
     attempt = store.done_attempt("tiny-soft_moe-0-{}")
@@ -462,7 +462,7 @@ def test_every_trial_is_listed_with_its_accuracy(written):
     assert row_of(table, "dense")["top1"].value == pytest.approx(0.80)
 
 
-def test_values_that_are_not_finite_are_left_out_of_a_mean():
+def test_non_finite_values_are_left_out_of_a_mean():
     cell = summary([0.5, float("nan"), 0.7])
     assert (cell.value, cell.n) == (pytest.approx(0.6), 2)
 
@@ -474,7 +474,7 @@ def test_an_si_column_has_one_prefix_for_all_its_cells():
     assert [table.columns[0].number(v) for v in (2e12, 5e9)] == ["2.00", "0.01"]
 
 
-def test_specialization_is_told_of_routers_with_experts(written):
+def test_specialization_is_shown_only_for_routers_with_experts(written):
     table = written.tables["specialization"]
     shown = [system for system in written.study.systems if system.router != "dense"]
     assert [row.entry.system for row in table.rows] == shown

@@ -1,4 +1,4 @@
-"""Few-shot accuracy stands beside top-1 in the main table, and against training FLOPs."""
+"""Few-shot accuracy is shown beside top-1 in the main table, and against training FLOPs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEWSHOT = Component(
     main_metric="transfer_top1",
 )
 TRANSFER = {"soft_moe": 0.4, "dense": 0.3}
-"""`random` was not measured."""
+"""Transfer accuracies; `random` was not measured."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def study(lab, store):
     return load_study(store)
 
 
-def test_the_headline_stands_next_to_top1_and_nowhere_else_in_the_main_table(study):
+def test_few_shot_accuracy_appears_once_in_the_main_table_next_to_top1(study):
     table = accuracy.table(study)
     keys = [column.key for column in table.columns]
     assert keys[keys.index("top1") + 1] == "transfer_top1"
@@ -65,28 +65,28 @@ def test_a_study_without_few_shot_accuracy_has_no_such_column(lab, store):
     assert len(drawing.figure.axes) == 1
 
 
-def test_two_panels_against_the_flops_that_were_spent(study):
+def test_two_panels_show_accuracy_against_the_flops_spent(study):
     (drawing,) = transfer.draw(study)
     left, right = drawing.figure.axes
     assert [axes.get_ylabel() for axes in (left, right)] == ["top-1 (%)", "10-shot (%)"]
     for axes, accuracies in ((left, (75, 80)), (right, (31, 41))):
         drawn = sorted(tuple(line.get_xydata()[0]) for line in axes.lines)
         assert drawn == [(4e12, pytest.approx(accuracies[1])), (5e12, pytest.approx(accuracies[0]))]
-    # The null that lies far off is named where it is left out.
+    # The far-off null is named where it is left out.
     assert "random below: 10.0 %" in [text.get_text() for text in left.texts]
 
 
-def test_conditions_of_a_router_are_joined(lab, store):
+def test_a_line_joins_the_conditions_of_a_router(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, [{"top_k": 1}, {"top_k": 2}])
     (drawing,) = transfer.draw(load_study(store))
     (axes,) = drawing.figure.axes
     (line,) = axes.lines
     assert list(line.get_ydata()) == pytest.approx([80, 81])
-    # Both spent the same: the axis does not enlarge what is no difference.
+    # Both spent the same: the axis does not magnify a zero difference.
     assert axes.get_xlim() == pytest.approx((3.6e12, 4.4e12))
 
 
-def test_a_single_router_is_compared_with_none(lab, store):
+def test_a_single_router_has_nothing_to_compare_with(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     (absent,) = transfer.draw(load_study(store))
     assert isinstance(absent, Absent)

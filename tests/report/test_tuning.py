@@ -1,4 +1,4 @@
-"""How the routers were tuned, as a report tells it."""
+"""How a report describes the tuning of routers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trainings)."
 
 
 def tuning_record(values: list[float | None], **changes: Any) -> dict[str, Any]:
-    """The record of a router's tuning; its first trial is the best."""
+    """Return the record of a router's tuning; its first trial is the best."""
     return {
         "trials": len(values),
         "done": len(values) - 2,
@@ -61,7 +61,7 @@ EQUAL = {
 OTHER = {"soft_moe": EQUAL["soft_moe"], "dense": tuning_record([0.7, None])}
 
 
-def test_a_row_tells_how_a_router_was_tuned(study) -> None:
+def test_a_row_describes_how_a_router_was_tuned(study) -> None:
     table = table_of(study(EQUAL), "tuning")
     assert isinstance(table, Table)
     assert [row.cells[0].words for row in table.rows] == ["dense", "soft_moe"]
@@ -73,7 +73,7 @@ def test_a_row_tells_how_a_router_was_tuned(study) -> None:
 
 
 def record_on_seeds() -> dict[str, Any]:
-    """The record of a tuning of 4 settings, 2 of them on 3 seeds; the lucky one is not the best."""
+    """Return the record of 4 settings, 2 of them on 3 seeds; the lucky one is not the best."""
     by_seed: list[list[float | None]] = [[0.6], [0.8, 0.5, None], [0.7, 0.7, 0.76], [None]]
     tried = [
         {
@@ -108,7 +108,7 @@ def cells_of(table: Table, row: int) -> dict[str, Any]:
     return dict(zip(keys, table.rows[row].cells, strict=True))
 
 
-def test_the_best_mean_has_its_seeds_and_the_trainings_their_cost(study) -> None:
+def test_the_best_mean_shows_its_seeds_and_the_cost_of_the_trainings(study) -> None:
     table = table_of(study({name: record_on_seeds() for name in TOP1}), "tuning")
     assert isinstance(table, Table)
     cells = cells_of(table, 1)
@@ -122,7 +122,7 @@ def test_the_best_mean_has_its_seeds_and_the_trainings_their_cost(study) -> None
     assert "All together: 16 trainings, 1.6e10 FLOPs, 9.6 min." in table.caption
 
 
-def test_each_setting_that_was_tried_stands_with_its_seeds(study) -> None:
+def test_each_tried_setting_is_listed_with_its_seeds(study) -> None:
     table = table_of(study({name: record_on_seeds() for name in TOP1}), "tuning_trials")
     assert isinstance(table, Table)
     assert len(table.rows) == 8
@@ -138,7 +138,7 @@ def test_each_setting_that_was_tried_stands_with_its_seeds(study) -> None:
     assert best["minutes"].value == pytest.approx(1.8)
 
 
-def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
+def test_equal_numbers_of_trials_are_stated_without_a_warning(study) -> None:
     data = study(EQUAL)
     main = table_of(data, "main")
     assert isinstance(main, Table)
@@ -159,7 +159,7 @@ def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
         ),
     ],
 )
-def test_unequal_numbers_of_trials_are_warned_of_at_the_top_and_in_the_captions(
+def test_unequal_numbers_of_trials_give_a_warning_at_the_top_and_in_captions(
     study, tuned, warning
 ) -> None:
     data = study(tuned)
@@ -171,7 +171,7 @@ def test_unequal_numbers_of_trials_are_warned_of_at_the_top_and_in_the_captions(
         assert warning in table.caption
 
 
-def test_where_nothing_was_tuned_nothing_is_said(study) -> None:
+def test_an_untuned_study_says_nothing_about_tuning(study) -> None:
     data = study({})
     for part in (table_of(data, "tuning"), drawing_of(data)):
         assert isinstance(part, Absent)
@@ -181,19 +181,19 @@ def test_where_nothing_was_tuned_nothing_is_said(study) -> None:
     assert "tuned" not in main.caption
 
 
-def test_a_sweep_tells_where_it_was_tuned(study) -> None:
+def test_a_sweep_states_the_value_that_it_was_tuned_at(study) -> None:
     table = table_of(study(EQUAL, sweep={"experts.num_experts": [8, 32]}), "tuning")
     assert isinstance(table, Table)
     assert "Tuned only at experts.num_experts=8" in table.caption
 
 
-def test_the_curves_are_the_best_so_far_and_the_best_expected(study) -> None:
+def test_the_curves_show_the_best_so_far_and_the_expected_best(study) -> None:
     part = drawing_of(study(OTHER))
     assert isinstance(part, Drawing)
     drawn, expected = part.figure.axes
     lines = {axes: [line.get_ydata() for line in axes.get_lines()] for axes in (drawn, expected)}
     assert lines[drawn][0] == pytest.approx([70, 70])  # dense
     assert lines[drawn][1] == pytest.approx([75, 75, 75, 75])
-    # Of dense a failed trial got nothing right: (70 + 0) / 2.
+    # A failed trial of dense counts as nothing right: (70 + 0) / 2.
     assert lines[expected][0] == pytest.approx([35, 70])
     assert lines[expected][1] == pytest.approx([37.5, (3 * 75 + 2 * 50 + 25) / 6, 68.75, 75])

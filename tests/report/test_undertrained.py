@@ -1,4 +1,4 @@
-"""Baselines of few steps: the report claims no lead over them."""
+"""Baselines with few steps: the report claims no lead over them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def verdicts(table, reference):
     return {row.cells[-1].words for row in table.rows if row.reference.label == reference}
 
 
-def test_no_lead_is_claimed_over_a_baseline_of_few_steps(study):
+def test_no_lead_is_claimed_over_a_baseline_with_few_steps(study):
     data = study(dense_params=80, soft_moe=400, softmax_token_choice=320)
     (finding,) = findings(data)
     text = " ".join(finding.sentences)
@@ -44,7 +44,7 @@ def test_no_lead_is_claimed_over_a_baseline_of_few_steps(study):
     assert remark in accuracy.table(data).caption
 
 
-def test_a_baseline_of_half_the_steps_is_a_baseline(study):
+def test_a_baseline_with_half_the_steps_still_counts(study):
     data = study(dense_params=200)
     (finding,) = findings(data)
     assert "Lead over dense_params:" in " ".join(finding.sentences)
@@ -54,8 +54,8 @@ def test_a_baseline_of_half_the_steps_is_a_baseline(study):
     assert "ndertrained" not in table.caption
 
 
-def test_a_router_of_few_steps_is_no_baseline(study):
-    """It costs more a step, which is what a comparison at equal compute is about."""
+def test_a_router_with_few_steps_is_not_called_undertrained(study):
+    """It costs more per step, which is the point of a comparison at equal compute."""
     data = study(softmax_token_choice=80)
     assert "ndertrained" not in differences.to_best(data).caption
     assert not [each for each in remarks(data) if "softmax_token_choice took" in each]

@@ -1,4 +1,4 @@
-"""The win matrix: the differences of all pairs that were compared, and which are resolved."""
+"""The win matrix: differences of all compared pairs, and which of them are resolved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOP1 = {
 }
 
 
-def test_each_pair_has_its_difference_and_the_resolved_ones_are_framed(lab, store):
+def test_each_pair_shows_its_difference_and_resolved_ones_are_framed(lab, store):
     lab(suites=("accuracy",)).study_of(TOP1)
     study = load_study(store)
     (drawing,) = wins.draw(study)
@@ -44,7 +44,7 @@ def test_each_pair_has_its_difference_and_the_resolved_ones_are_framed(lab, stor
     assert (place["softmax_token_choice"], place["my_gate"]) not in framed
 
 
-def test_one_router_has_no_matrix(lab, store):
+def test_a_single_router_has_no_matrix(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.9, 0.8]})
     (absent,) = wins.draw(load_study(store))
     assert isinstance(absent, Absent)

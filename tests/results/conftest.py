@@ -1,4 +1,4 @@
-"""A fresh database for each test: in SQLite, and in PostgreSQL.
+"""A fresh database for each test, in SQLite and in PostgreSQL.
 
 Where PostgreSQL cannot be started, its tests are skipped and say why.
 """
@@ -21,7 +21,7 @@ from results import CodeVersion, Machine, Store, Subject, open_store
 
 
 def postgres_binaries() -> Path | None:
-    """Where `initdb` lies; Debian keeps it off the PATH."""
+    """Return the folder of `initdb`; Debian keeps it off the PATH."""
     places = [
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
         *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep)),
@@ -30,12 +30,12 @@ def postgres_binaries() -> Path | None:
 
 
 def as_server_user() -> list[str]:
-    """What to put before a command: the server refuses to run as root."""
+    """Return what to put before a command, because the server refuses to run as root."""
     return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
 def why_no_postgres() -> str | None:
-    """Why no server can be started here; None where one can."""
+    """Return why no server can be started here, or None if one can."""
     if find_spec("psycopg") is None:
         return "the driver psycopg is not installed (pip install -e '.[dev]')"
     if postgres_binaries() is None:
@@ -48,16 +48,16 @@ def why_no_postgres() -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A throw-away PostgreSQL cluster; the URL of its server, without a database."""
+    """The server URL, without a database, of a throw-away PostgreSQL cluster."""
     if reason := why_no_postgres():
         pytest.skip(reason)
-    # Not under TMPDIR: another user has to reach it, and a socket's path has to be short.
+    # Not under TMPDIR: another user has to reach it, and the path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
     binaries, data = postgres_binaries(), f"{folder}/data"
     settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
-    # Clears up when its input ends, so also when the tests are killed.
+    # Cleans up when its input ends, so also if the tests are killed.
     clear = f"cat; {binaries}/pg_ctl -D {data} -m immediate stop; rm -rf {folder}"
     watcher = subprocess.Popen(
         [*as_server_user(), "sh", "-c", clear],
@@ -84,7 +84,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The path or URL of an empty database, in each kind."""
+    """The path or URL of an empty database of each kind."""
     if request.param == "sqlite":
         yield str(tmp_path / "bench.db")
         return
@@ -115,7 +115,7 @@ CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={
 
 
 def describe(router: str = "soft_moe", seed: int = 0, **changes: object) -> dict[str, object]:
-    """A trial's description as the engine writes it. Changes: `experts__num_experts=32`."""
+    """Make a trial's description as the engine writes it. Changes: `experts__num_experts=32`."""
     description: dict[str, object] = {
         "router": {"name": router, "options": {"capacity_factor": 1.0}},
         "experts": {"name": "mlp", "num_experts": 8, "options": {}},
@@ -136,7 +136,7 @@ def describe(router: str = "soft_moe", seed: int = 0, **changes: object) -> dict
 
 @dataclass(frozen=True)
 class Filler:
-    """Fills a store as the engine does."""
+    """A helper that fills a store as the engine does."""
 
     store: Store
     machine: int
@@ -149,7 +149,7 @@ class Filler:
         study: str | None = "tiny",
         status: str = "done",
     ) -> int:
-        """A trial with one ended attempt, in a study; the attempt's id."""
+        """Add a trial with one ended attempt to a study; return the attempt's id."""
         trial = self.store.trials([Subject(fingerprint or uuid.uuid4().hex, description)])[0]
         if study is not None:
             self.store.add_trial_to_study(self.store.study(study, {}), trial)

@@ -1,4 +1,4 @@
-"""Agreement between seeds: matched one to one, and held against chance."""
+"""Agreement between seeds: experts matched one to one, and compared with chance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from results.statistics.agreement import agreement, matched
 
 
 def one_hot(choices, experts):
-    """Shares of one expert for each token, after those of no expert."""
+    """Return shares of one expert for each token, after those of no expert."""
     return np.eye(1 + experts)[choices.astype(int) + 1]
 
 
 def routing(seed, tokens=400, experts=6):
-    """Shares with some tokens that no expert processed."""
+    """Return shares with some tokens that no expert processed."""
     generator = np.random.default_rng(seed)
     shares = generator.dirichlet(np.full(experts, 0.3), tokens)
     dropped = generator.random(tokens) < 0.1
@@ -36,13 +36,13 @@ def test_a_routing_with_its_experts_renumbered_agrees_wholly(order, seed):
     assert got.chance < 0.6
 
 
-def test_independent_routings_agree_by_chance_alone_as_the_rand_index_says():
+def test_independent_routings_agree_only_by_chance_as_the_rand_index_does():
     generator = np.random.default_rng(0)
     adjusted, rand = [], []
     for _ in range(20):
         one, other = generator.integers(8, size=(2, 500))
         got = agreement(one_hot(one, 8), one_hot(other, 8))
-        assert got.matched > 1 / 8  # matching finds some in anything
+        assert got.matched > 1 / 8  # matching finds some agreement in anything
         adjusted.append(got.adjusted)
         rand.append(adjusted_rand_score(one, other))
     for values in (adjusted, rand):
@@ -50,7 +50,7 @@ def test_independent_routings_agree_by_chance_alone_as_the_rand_index_says():
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.9, 1.0])
-def test_what_two_routings_share_is_recovered(kept):
+def test_the_shared_part_of_two_routings_is_recovered(kept):
     generator = np.random.default_rng(1)
     one = generator.integers(6, size=5_000)
     same = generator.random(5_000) < kept
@@ -60,7 +60,7 @@ def test_what_two_routings_share_is_recovered(kept):
     assert got.matched == pytest.approx(kept + (1 - kept) / 6, abs=0.04)
 
 
-def test_the_matching_is_the_best_of_all():
+def test_the_matching_is_optimal():
     p, q = routing(1, experts=4), routing(2, experts=4)
     best = max(
         np.minimum(p, np.column_stack([q[:, 0], q[:, 1:][:, order]])).sum(1).mean()
@@ -69,7 +69,7 @@ def test_the_matching_is_the_best_of_all():
     assert matched(p, q) == pytest.approx(best)
 
 
-def test_where_chance_explains_all_nothing_is_left_to_adjust():
+def test_adjusted_agreement_is_undefined_if_chance_explains_everything():
     collapsed = one_hot(np.zeros(50), 4)
     got = agreement(collapsed, one_hot(np.full(50, 3), 4))
     assert (got.matched, got.chance, got.adjusted) == (1, 1, None)

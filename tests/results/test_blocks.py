@@ -1,4 +1,4 @@
-"""The noise of systems that share seeds, against textbook formulas and by its invariances."""
+"""The noise of systems that share seeds, checked by textbook formulas and invariances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def of_differences(values, *others):
     return noise([values, *others])[0].of_difference(*PAIRS)
 
 
-def test_two_systems_have_the_variance_of_their_differences():
+def test_the_noise_of_two_systems_is_the_variance_of_their_differences():
     (own,) = noise([VALUES[:2]])
     variance, degrees = own.of_difference(np.array([0]), np.array([1]))
     assert variance == pytest.approx(np.var(VALUES[0] - VALUES[1], ddof=1))
@@ -26,8 +26,8 @@ def test_two_systems_have_the_variance_of_their_differences():
     assert not own.shares.any()
 
 
-def test_of_three_systems_the_own_estimates_are_grubbs_s():
-    """The variance of one of three instruments: half of s²(ab) + s²(ac) - s²(bc)."""
+def test_the_own_estimates_of_three_systems_are_those_of_grubbs():
+    """The variance of one of three instruments is half of s²(ab) + s²(ac) - s²(bc)."""
     values = VALUES[:3]
     (own,) = noise([values])
     between = {(i, j): np.var(values[i] - values[j], ddof=1) for i, j in ((0, 1), (0, 2), (1, 2))}
@@ -38,14 +38,14 @@ def test_of_three_systems_the_own_estimates_are_grubbs_s():
     assert own.variances[0] == pytest.approx((1 - share) * pool + share * max(alone, 0))
 
 
-def test_all_systems_together_have_the_mean_square_of_two_way_anova():
-    """At most as many degrees of freedom as there are in it."""
+def test_the_pooled_estimate_is_the_mean_square_of_two_way_anova():
+    """It has at most as many degrees of freedom."""
     (own,) = noise([VALUES])
     centred = VALUES - VALUES.mean(0) - VALUES.mean(1, keepdims=True) + VALUES.mean()
     square = (centred**2).sum() / 15
     assert own.pooled == 15
     assert (own.of_difference(*PAIRS)[1] <= 15).all()
-    # Shares alike, the mean of the own estimates is that of all.
+    # With equal shares, the mean of the own estimates is the pooled one.
     assert own.variances.mean() == pytest.approx(square, rel=0.2)
 
 
@@ -68,7 +68,7 @@ def test_the_order_of_systems_and_seeds_does_not_matter():
     assert turned.variances[::-1] == pytest.approx(own.variances)
 
 
-def test_studies_at_once_are_studies_one_by_one():
+def test_several_studies_at_once_give_the_same_as_one_by_one():
     studies = np.random.default_rng(1).normal(size=(20, 6, 4))
     studies[:, 2, 1] = np.nan
     (together,) = noise([studies])
@@ -77,7 +77,7 @@ def test_studies_at_once_are_studies_one_by_one():
         assert together.variances[place] == pytest.approx(alone.variances)
 
 
-def test_the_more_variances_differ_the_more_an_own_estimate_counts():
+def test_own_estimates_count_more_the_more_variances_differ():
     drawn = np.random.default_rng(2).normal(size=(200, 8, 10))
     shares = [
         noise([drawn * np.geomspace(1, ratio, 8)[:, None]])[0].shares.mean() for ratio in (1, 3, 30)
@@ -86,7 +86,7 @@ def test_the_more_variances_differ_the_more_an_own_estimate_counts():
     assert shares[0] < 0.3 < 0.7 < shares[-1]
 
 
-def test_a_run_that_failed_costs_its_system_degrees_of_freedom():
+def test_a_failed_run_costs_its_system_degrees_of_freedom():
     values = VALUES.copy()
     values[0, 3] = np.nan
     (own,), (whole,) = noise([values]), noise([VALUES])
@@ -95,7 +95,7 @@ def test_a_run_that_failed_costs_its_system_degrees_of_freedom():
     assert of_differences(values)[1][0] < of_differences(VALUES)[1][0]
 
 
-def test_systems_without_a_seed_in_common_with_others_tell_nothing():
+def test_systems_without_a_seed_in_common_with_others_have_no_estimate():
     values = np.full((4, 5), np.nan)
     values[:3, :4] = VALUES[:3]
     values[3, 4] = 7.0
@@ -105,12 +105,12 @@ def test_systems_without_a_seed_in_common_with_others_tell_nothing():
     assert own.shares[3] == 0
 
 
-def test_a_condition_is_drawn_up_towards_noisier_ones_and_never_down():
+def test_the_noise_of_a_condition_is_pulled_up_by_noisier_ones_and_never_down():
     quiet, loud = of_differences(VALUES)[0], of_differences(3 * VALUES)[0]
     assert (of_differences(VALUES, 3 * VALUES[::-1])[0] > quiet).all()
     assert of_differences(3 * VALUES, VALUES[::-1])[0] == pytest.approx(loud)
     few = of_differences(VALUES, 3 * VALUES[:4])
-    assert few[0] == pytest.approx(quiet), "of too few systems to count"
+    assert few[0] == pytest.approx(quiet), "too few systems must not count"
 
 
 def test_without_noise_there_is_no_variance():

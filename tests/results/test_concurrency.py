@@ -1,6 +1,6 @@
-"""Many processes on one database, and processes that die: no row is lost, nobody is turned away.
+"""Many processes on one database, some of which die: no row is lost and nobody is refused.
 
-`python tests/results/test_concurrency.py` measures how fast four processes write into one file.
+`python tests/results/test_concurrency.py` measures how fast four processes write to one file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ with open_store(target) as store:
     store.finish_run(run)
 """
 TRANSACTIONS = 9
-"""In each of a writer's rounds, which write 23 rows: an attempt with 20 metrics, and its trial."""
+"""Transactions per round of a writer; a round writes 23 rows: a trial, its attempt, 20 metrics."""
 
 
 def start_writer(target: str, go: Path, name: str, rounds: int) -> subprocess.Popen[str]:
@@ -82,7 +82,9 @@ def count(store: Store, row: type) -> int:
 
 
 @pytest.mark.slow
-def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_path: Path) -> None:
+def test_four_writers_create_the_database_together_and_lose_nothing(
+    target: str, tmp_path: Path
+) -> None:
     go = tmp_path / "go"
     writers = [start_writer(target, go, str(number), rounds=15) for number in range(4)]
     go.touch()
@@ -98,7 +100,7 @@ def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_had_written_is_there(target: str, tmp_path: Path) -> None:
+def test_rows_written_by_a_killed_process_survive(target: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     go.touch()
     writer = start_writer(target, go, "killed", rounds=100_000)
@@ -137,7 +139,7 @@ def test_a_writer_waits_for_another(sqlite_store: Store, tmp_path: Path) -> None
     assert [study.name for study in sqlite_store.studies()] == ["second"]
 
 
-def test_a_reader_waits_for_no_writer(store: Store, target: str) -> None:
+def test_a_reader_does_not_wait_for_writers(store: Store, target: str) -> None:
     store.study("before", {})
     with store.writing() as session, open_store(target) as other:
         session.add(StudyRow(name="now", request={}, created_at=AT, requested_at=AT))
@@ -146,7 +148,7 @@ def test_a_reader_waits_for_no_writer(store: Store, target: str) -> None:
     assert {study.name for study in store.studies()} == {"before", "now"}
 
 
-def test_a_database_that_stays_locked_is_said_to_be(
+def test_a_database_that_stays_locked_is_reported_as_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connect, "BUSY_SECONDS", 0)
@@ -181,10 +183,10 @@ def test_a_full_disk_costs_only_what_did_not_fit(sqlite_store: Store) -> None:
 
 
 def measure(folder: Path, writers: int = 4, rounds: int = 100) -> None:
-    """Print how many transactions and rows a second the writers get through together."""
+    """Print how many transactions and rows per second the writers manage together."""
     go = folder / "go"
     running = [start_writer(str(folder / "bench.db"), go, str(n), rounds) for n in range(writers)]
-    time.sleep(5)  # all have started
+    time.sleep(5)  # all are ready
     start = time.perf_counter()
     go.touch()
     for writer in running:

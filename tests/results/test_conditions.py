@@ -1,4 +1,4 @@
-"""The condition of a trial: what sets it apart, so that only what is alike stands side by side."""
+"""The condition of a trial: what sets it apart, so that only like is compared with like."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from results.settings import comparable
 
 
 def conditions(*descriptions: Any, **more: Any) -> list[str]:
-    """The labels of the conditions of some descriptions."""
+    """Return the labels of the conditions of some descriptions."""
     return [condition.label for condition in conditions_of(*descriptions, **more)]
 
 
 def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
-    """A description; `losses=` and `options=` of the router, `lr=`, `experts=` their number."""
+    """Make a description: `losses=`, `options=` of the router, `lr=`, `experts=` their number."""
     described = {
         "router": {"name": router, "options": settings.get("options", {})},
         "experts": {"name": "mlp", "num_experts": settings.get("experts", 8)},
@@ -30,14 +30,14 @@ def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) ->
     return described | ({} if parent is None else {"parent": parent, "transform": "distill"})
 
 
-def test_a_parent_is_named_and_its_settings_are_left_out_where_all_agree() -> None:
+def test_a_parent_is_named_without_settings_in_which_all_parents_agree() -> None:
     parent = trial("attentive", options={"heads": 2}, losses={"importance": 0.6})
     child = trial("plain", parent, options={"top_k": 1})
     labels = conditions([parent, trial("plain", options={"top_k": 1}), child])
     assert labels == ["", "", "transform=distill parent=attentive"]
 
 
-def test_the_losses_of_parents_show_where_children_have_none() -> None:
+def test_the_losses_of_parents_are_shown_if_children_have_none() -> None:
     weights: tuple[dict[str, float], ...] = ({}, {"importance": 0.6}, {"similarity": 0.4})
     parents = [trial("attentive", losses=losses) for losses in weights]
     children = [trial("plain", parent) for parent in parents]
@@ -55,7 +55,7 @@ def test_the_losses_of_parents_show_where_children_have_none() -> None:
     ]
 
 
-def test_what_the_childs_own_settings_tell_is_not_told_again() -> None:
+def test_a_parents_settings_are_not_repeated_if_the_child_has_the_same() -> None:
     parents = [trial("attentive", experts=experts) for experts in (4, 8)]
     children = [
         trial("plain", parent, experts=parent["experts"]["num_experts"]) for parent in parents
@@ -68,7 +68,7 @@ def test_what_the_childs_own_settings_tell_is_not_told_again() -> None:
     ]
 
 
-def test_a_setting_that_the_child_fixes_is_told_of_every_parent() -> None:
+def test_a_setting_that_children_fix_is_shown_for_every_parent() -> None:
     parents = [trial("attentive", lr=lr) for lr in (0.1, 0.2)]
     children = [trial("plain", parent, lr=0.1) for parent in parents]
     assert conditions(parents + children)[2:] == [
@@ -77,13 +77,13 @@ def test_a_setting_that_the_child_fixes_is_told_of_every_parent() -> None:
     ]
 
 
-def test_what_all_derived_trials_have_of_their_own_is_told_by_their_origin() -> None:
+def test_settings_common_to_all_derived_trials_are_implied_by_their_origin() -> None:
     parent = trial("attentive", lr=0.1)
     labels = conditions([parent, trial("plain", lr=0.1), trial("plain", parent, lr=0.5)])
     assert labels == ["", "", "transform=distill parent=attentive"]
 
 
-def test_the_options_of_a_loss_are_told_where_they_differ_and_not_where_the_loss_does() -> None:
+def test_options_of_a_loss_are_shown_only_if_they_differ_themselves() -> None:
     def with_loss(**options: float) -> dict[str, Any]:
         made = trial("soft", losses={"similar": 0.1})
         return made | {"train": made["train"] | {"loss_options": {"similar": options}}}
@@ -96,7 +96,7 @@ def test_the_options_of_a_loss_are_told_where_they_differ_and_not_where_the_loss
     ]
 
 
-def test_children_of_several_routers_are_told_apart_by_their_names_alone() -> None:
+def test_children_of_different_routers_are_distinguished_by_parent_name_alone() -> None:
     parents = [trial("attentive", options={"heads": 2}), trial("soft", options={"slots": 3})]
     children = [trial("plain", parent) for parent in parents]
     assert conditions(children) == ["parent=attentive", "parent=soft"]
@@ -114,7 +114,7 @@ def test_the_seed_of_a_parent_is_no_condition_and_a_grandparent_is_named() -> No
     ]
 
 
-def test_of_many_settings_those_stay_that_tell_all_trials_apart() -> None:
+def test_only_settings_needed_to_distinguish_all_trials_are_kept() -> None:
     def system(
         name: str, experts: str, data: str, size: int, depth: int, lr: float
     ) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def tuned(router: str, lr: float, temperature: float, **settings) -> dict:
     return described | {name: value for name, value in settings.items() if name != "experts"}
 
 
-def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
+def test_settings_tuned_per_router_do_not_split_conditions():
     trials = [tuned("a", 0.1, 1.0), tuned("b", 0.2, 2.0), tuned("a", 0.3, 1.5, experts=32)]
     assert conditions(trials) == [
         "experts.num_experts=8",
@@ -151,7 +151,7 @@ def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
     ]
 
 
-def test_a_setting_that_was_found_compares_with_one_that_was_given():
+def test_tuned_and_given_settings_are_different_conditions():
     untuned = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "found"}
     assert conditions([tuned("a", 0.2, 1.0), untuned]) == [
         "router.temperature=found train.lr=found",
@@ -159,12 +159,12 @@ def test_a_setting_that_was_found_compares_with_one_that_was_given():
     ]
 
 
-def test_of_a_bare_layer_the_recipe_is_not_looked_for():
+def test_the_training_recipe_of_a_bare_layer_is_not_required():
     layer = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "train"}
     assert comparable(layer)["router"]["options"] == {"temperature": "found"}
 
 
-def test_a_second_run_is_labelled_and_sets_nothing_apart():
+def test_an_aa_replicate_is_labelled_and_does_not_split_conditions():
     same, replicate = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
     assert [label_of(each) for each in (same, replicate)] == ["a", "a (twin)"]
     assert conditions([same, replicate]) == ["", ""]
@@ -175,8 +175,8 @@ def capacity(router: str, factor: float | None = None, **settings: Any) -> dict[
     return trial(router, options=options, **settings)
 
 
-def test_once_a_router_varies_a_setting_every_router_tells_its_own_value():
-    """Of `late`, which has one value alone, too; a router without the setting has none to tell."""
+def test_once_one_router_varies_a_setting_every_router_shows_its_own_value():
+    """So does `late`, which has a single value; a router without the setting shows none."""
     varied = [capacity("plain", 1.0), capacity("plain", 2.0)]
     assert conditions([*varied, capacity("late", 2.0), capacity("early", 1.0), trial("dense")]) == [
         "router.capacity_factor=1.0",
@@ -187,11 +187,11 @@ def test_once_a_router_varies_a_setting_every_router_tells_its_own_value():
     ]
 
 
-def test_defaults_that_differ_between_routers_are_no_condition():
+def test_defaults_that_differ_between_routers_do_not_split_conditions():
     assert conditions([capacity("plain", 1.0), capacity("late", 2.0)]) == ["", ""]
 
 
-def test_a_loss_that_a_router_trained_without_is_unset_and_a_baseline_takes_none():
+def test_a_loss_not_trained_with_is_unset_and_a_baseline_has_none():
     losses: tuple[dict[str, float], ...] = ({"importance": 0.1}, {"importance": 0.1, "z": 0.2}, {})
     trials = [trial("plain", losses=losses[n]) for n in (0, 1)]
     trials += [trial("late", losses=losses[n]) for n in (1, 2)] + [trial("dense")]
@@ -204,7 +204,7 @@ def test_a_loss_that_a_router_trained_without_is_unset_and_a_baseline_takes_none
     ]
 
 
-def test_a_model_without_experts_belongs_beside_any_number_of_them():
+def test_a_model_without_experts_is_comparable_with_any_number_of_them():
     trials = [trial("plain", experts=8), trial("plain", experts=32), trial("dense", experts=8)]
     assert conditions(trials, baselines=["dense"]) == [
         "experts.num_experts=8",
@@ -214,7 +214,7 @@ def test_a_model_without_experts_belongs_beside_any_number_of_them():
     assert conditions([trials[0], trials[2]], baselines=["dense"]) == ["", ""]
 
 
-def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
+def test_options_of_models_and_affinities_that_were_not_given_are_unset():
     def made(router: str, model: dict[str, Any], affinity: dict[str, Any]) -> dict[str, Any]:
         plain = trial(router, options={"affinity_options": affinity})
         return plain | {"model": {"name": "vit", "options": model}}
@@ -227,18 +227,18 @@ def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
     ]
 
 
-def test_a_setting_that_was_found_for_each_router_varies_for_none():
+def test_a_setting_tuned_for_each_router_varies_for_none():
     trials = [tuned("a", 0.1, 1.0), tuned("a", 0.2, 2.0, seed=1), tuned("b", 0.3, 3.0)]
     assert conditions(trials) == ["", "", ""]
 
 
-def test_children_tell_their_parents_settings_once_their_siblings_differ_in_them():
+def test_children_show_a_parent_setting_once_siblings_differ_in_it():
     parents = [trial("attentive", losses=losses) for losses in ({}, {"z": 0.2})]
     children = [trial("plain", parents[0]), trial("plain", parents[1]), trial("late", parents[1])]
     assert conditions(children) == [f"parent.train.losses.z={z}" for z in ("unset", "0.2", "0.2")]
 
 
-def test_a_layer_tells_what_the_trials_beside_it_tell_and_no_more():
+def test_a_layer_shows_the_same_settings_as_the_trials_beside_it():
     def layer(router: str, factor: float, **options: Any) -> dict[str, Any]:
         made = trial(router, options={"capacity_factor": factor, **options})
         return {name: made[name] for name in ("router", "experts")}
@@ -248,7 +248,7 @@ def test_a_layer_tells_what_the_trials_beside_it_tell_and_no_more():
     assert conditions(measured) == ["", ""]
     assert conditions(measured, trained=trials) == ["router.capacity_factor=1.0"] * 2
     assert conditions([], trained=trials) == []
-    # Layers of one router are told apart all the same.
+    # Layers of one router are distinguished nevertheless.
     more = [*measured, layer("late", 1.0, top_k=2)]
     assert conditions(more, trained=trials)[1:] == [
         "router.capacity_factor=1.0",
@@ -257,14 +257,14 @@ def test_a_layer_tells_what_the_trials_beside_it_tell_and_no_more():
 
 
 HAVE = {"plain": {"a", "b", "c"}, "soft": {"b", "c"}, "late": {"a"}}
-"""The options of each router."""
+"""The options that each router has."""
 OF_ALL = ("lr", "depth")
 Values = dict[str, Any]
 
 
 @st.composite
 def values(draw: st.DrawFn) -> tuple[str, Values]:
-    """A router, and all settings that its trial has; None where it is unset."""
+    """Return a router and all settings of its trial, None for unset ones."""
     router = draw(st.sampled_from(sorted(HAVE)))
     lr, depth = draw(st.sampled_from([0.1, 0.2])), draw(st.sampled_from([None, 2, 4]))
     options = {name: draw(st.sampled_from([1, 2])) for name in sorted(HAVE[router])}

@@ -1,4 +1,4 @@
-"""The family of comparisons that are declared beforehand, and what a stopping rule does to it."""
+"""The family of comparisons declared beforehand, and the effect of a stopping rule on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 
 
-def test_what_is_declared():
+def test_routers_are_declared_against_nulls_and_each_other():
     assert declared(["a", "b", "c"], ["dense", "random"]) == [
         *[("a", "dense"), ("b", "dense"), ("c", "dense")],
         *[("a", "random"), ("b", "random"), ("c", "random")],
@@ -48,7 +48,7 @@ def test_pairs_are_by_seed_and_adjusted_together():
     assert (a_c.deviation, a_c.degrees) == pytest.approx((np.sqrt(variance), degrees))
     t = a_c.difference.mean / (a_c.deviation / np.sqrt(3))
     assert a_c.difference.p_value == pytest.approx(2 * stats.t.sf(t, degrees))
-    # With two routers the null counts as a third: Tukey's studentized range.
+    # With two routers the null counts as a third one: Tukey's studentized range.
     expected = stats.studentized_range.sf(np.sqrt(2) * t, 3, degrees)
     assert a_c.adjusted == pytest.approx(expected, abs=1e-6)
     half = LargestT(3, 0).critical(degrees, 0.05) * a_c.deviation / np.sqrt(3)
@@ -73,7 +73,7 @@ def test_resolved_is_an_interval_that_leaves_out_zero(counts, analyses):
             assert c.resolved == (c.difference.low > 0 or c.difference.high < 0)
 
 
-def test_differences_all_alike_are_tested_by_the_noise_of_the_others():
+def test_identical_differences_are_tested_with_the_noise_of_the_others():
     values = {
         "a": {0: 0.80, 1: 0.82, 2: 0.84},
         "b": {0: 0.70, 1: 0.72, 2: 0.74},
@@ -85,7 +85,7 @@ def test_differences_all_alike_are_tested_by_the_noise_of_the_others():
     assert (alone.adjusted, alone.difference.low) == (None, None)
 
 
-def test_a_system_that_scatters_beyond_chance_is_named_and_stands_for_itself():
+def test_a_system_with_excessive_scatter_is_named_and_has_its_own_noise():
     rng = np.random.default_rng(3)
     values = {name: dict(enumerate(rng.normal(0, 0.01, 5))) for name in "bcdefg"}
     values["a"] = dict(enumerate(rng.normal(0, 1, 5)))
@@ -95,7 +95,7 @@ def test_a_system_that_scatters_beyond_chance_is_named_and_stands_for_itself():
     assert {c.degrees < 4 for c in compared if c.noisy} == {True}
 
 
-def test_other_conditions_sharpen_a_test_and_leave_families_of_two_alone():
+def test_other_conditions_sharpen_tests_except_in_families_of_two():
     rng = np.random.default_rng(4)
     conditions = [{name: dict(enumerate(rng.normal(size=3))) for name in "abcde"} for _ in range(4)]
     pairs = declared("abcde", [])
@@ -106,7 +106,7 @@ def test_other_conditions_sharpen_a_test_and_leave_families_of_two_alone():
     assert two == family(conditions[0], [("a", "b")], others=conditions[1:])
 
 
-def test_the_seeds_that_a_family_needs():
+def test_the_number_of_seeds_that_a_family_needs():
     rng = np.random.default_rng(5)
     noise_of = rng.normal(size=(6, 4))
     values = {name: dict(enumerate(row)) for name, row in zip("abcdef", noise_of, strict=True)}
@@ -133,11 +133,11 @@ def test_interim_analyses_raise_p_values_and_widen_intervals():
     assert compared.resolved
 
 
-def test_the_effect_size_of_the_sleep_data():
+def test_the_effect_size_of_the_sleep_data_matches_the_published_one():
     """d_z = t / √n = -4.0621 / √10, times Hedges' J(9) = 0.9139 (his table: 0.914)."""
     differences = np.subtract(DRUG_1, DRUG_2)
     assert effect_size(differences) == pytest.approx(-4.0621 / np.sqrt(10) * 0.9139, abs=1e-4)
-    assert effect_size([0.1, 0.2]) is None, "of two pairs the correction is 0"
+    assert effect_size([0.1, 0.2]) is None, "for two pairs the correction is 0"
     assert effect_size([0.1, 0.1, 0.1]) is None
 
 
@@ -147,8 +147,8 @@ def test_the_effect_size_is_unbiased():
     assert np.mean(effects) == pytest.approx(0.7, abs=4 * np.std(effects) / np.sqrt(20000))
 
 
-def test_aesops_tortoises_and_hares():
-    """Mann and Whitney's example as told everywhere: T H H H H H T T T T T H, U = 11 and 25."""
+def test_superiority_of_aesops_tortoises_and_hares_is_mann_and_whitneys():
+    """Mann and Whitney's well-known example: T H H H H H T T T T T H, U = 11 and 25."""
     order = "THHHHHTTTTTH"
     places = {who: [12 - i for i, each in enumerate(order) if each == who] for who in "TH"}
     assert superiority(places["T"], places["H"]) == pytest.approx(11 / 36)

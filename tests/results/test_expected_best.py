@@ -1,4 +1,4 @@
-"""The best of k trials that is to be expected."""
+"""The expected best of k trials."""
 
 from itertools import combinations
 
@@ -12,7 +12,7 @@ from results.statistics.ranks import expected_best
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
 
-def test_of_three_trials_by_hand() -> None:
+def test_the_expected_best_of_three_trials_by_hand() -> None:
     # One: the mean. Two: the best of {1, 2}, {1, 4}, {2, 4}. Three: the best of all.
     assert expected_best([4.0, 1.0, 2.0]) == pytest.approx([7 / 3, (2 + 4 + 4) / 3, 4.0])
 
@@ -33,7 +33,7 @@ def test_it_never_falls_and_ends_at_the_best(scores: list[float]) -> None:
     assert expected[-1] == max(scores)
 
 
-def test_it_agrees_with_a_simulation() -> None:
+def test_the_expected_best_agrees_with_a_simulation() -> None:
     rng = np.random.default_rng(0)
     scores = rng.beta(5, 2, size=20)
     orders = rng.permuted(np.tile(scores, (20_000, 1)), axis=1)
@@ -42,7 +42,7 @@ def test_it_agrees_with_a_simulation() -> None:
     assert (np.abs(best.mean(axis=0) - expected_best(scores)) <= 4 * error + 1e-12).all()
 
 
-def test_of_many_trials_it_is_that_of_the_distribution_they_are_from() -> None:
+def test_for_many_trials_it_approaches_that_of_their_distribution() -> None:
     """The best of k uniform numbers is k / (k + 1) on average."""
     scores = (np.arange(1, 401) - 0.5) / 400
     k = np.arange(1, 11)

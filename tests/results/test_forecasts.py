@@ -1,4 +1,4 @@
-"""Finishing times, worked out by hand: rates from a database, and jobs spread over workers."""
+"""Finishing times worked out by hand: rates from a database, and jobs spread over workers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def trained(
     machine: Machine = HERE,
     **settings: Any,
 ) -> int:
-    """The attempt of a training that is done."""
+    """Add the attempt of a finished training."""
     described = description(router, **settings)
     number = store.newest()[0] + 1
     trial = store.trials([Subject(f"{number}".rjust(64, "0"), {**described, "seed": number})])[0]
@@ -72,36 +72,38 @@ def pace(store: Store) -> Pace:
     return Pace(Seen(), read_seen(store, HERE)[1])
 
 
-def test_a_training_takes_its_flops_over_the_median_rate_of_the_most_alike(store: Store) -> None:
+def test_training_time_is_flops_over_the_median_rate_of_the_most_similar_trials(
+    store: Store,
+) -> None:
     for seconds in (10, 20, 90):  # 100, 50 and 11 FLOP/s
         trained(store, "a", 1000, seconds)
     trained(store, "a", 1000, 500, model="resnet")  # 2 FLOP/s
     trained(store, "b", 1000, 4)  # 250 FLOP/s
     rates = pace(store)
-    # Router and model: 3000 FLOPs at 50 FLOP/s.
+    # Same router and model: 3000 FLOPs at 50 FLOP/s.
     assert rates.training(work(router="a", epochs=3, flops=3000)) == pytest.approx(60)
     # The router's four: 10, 20, 90 and 500 s for 1000 FLOPs.
     assert rates.training(work(router="a", model="other", flops=1000)) == pytest.approx(55)
     # A new router: all five, 20 s for 1000 FLOPs.
     assert rates.training(work(router="new", model="other", flops=500)) == pytest.approx(10)
-    # Of one budget all take the same FLOPs, so that these need not be counted.
+    # All trials of one budget take the same FLOPs, so these need not be counted.
     assert rates.training(work(router="a")) == 20
     assert rates.training(work(router="new")) == 15
     assert rates.training(work(router="a", epochs=3)) is None
 
 
-def test_where_steps_are_matched_the_flops_of_another_router_are_others(store: Store) -> None:
+def test_with_matched_steps_other_routers_have_other_flops(store: Store) -> None:
     trained(store, "a", 1000, 10, match="steps")
     assert pace(store).training(work(router="a", match="steps")) == 10
     assert pace(store).training(work(router="b", match="steps")) is None
     assert pace(store).training(work(router="b", match="steps", flops=3000)) == pytest.approx(30)
 
 
-def test_of_matched_seconds_a_training_takes_those(store: Store) -> None:
+def test_with_matched_seconds_a_training_takes_those_seconds(store: Store) -> None:
     assert pace(store).training(work(router="a", match="wall_clock", seconds=600.0)) == 600
 
 
-def test_another_machine_and_what_gave_no_result_tell_nothing(store: Store) -> None:
+def test_other_machines_and_trials_without_a_result_give_no_forecast(store: Store) -> None:
     trained(store, "a", 1000, 10, machine=replace(HERE, processor="Xeon"))
     attempt = store.begin_attempt(
         store.trials([Subject("f" * 64, description("a"))])[0],
@@ -114,7 +116,7 @@ def test_another_machine_and_what_gave_no_result_tell_nothing(store: Store) -> N
     assert pace(store).training(work(router="a", flops=1000)) == 30
 
 
-def test_a_suite_takes_what_it_took_on_trials_and_layers_alike(store: Store) -> None:
+def test_the_time_of_a_suite_is_that_on_similar_trials_and_layers(store: Store) -> None:
     measured(store, "accuracy", 2.0, attempt_id=trained(store, "a", 1000, 10))
     measured(store, "accuracy", 6.0, attempt_id=trained(store, "b", 1000, 10))
     layer = {name: each for name, each in description("a").items() if name != "seed"}
@@ -130,7 +132,7 @@ def test_a_suite_takes_what_it_took_on_trials_and_layers_alike(store: Store) -> 
     assert rates.measuring(replace(work(router="a"), layer=True), "throughput") == 9
 
 
-def test_a_plan_ends_when_its_trials_then_its_layers_are_done(store: Store) -> None:
+def test_a_plan_ends_when_its_trials_and_then_its_layers_are_done(store: Store) -> None:
     measured(store, "accuracy", 1.0, attempt_id=trained(store, "parent", 1000, 10))
     measured(store, "accuracy", 1.0, attempt_id=trained(store, "child", 1000, 4))
     layer = {name: each for name, each in description("a").items() if name != "seed"}
@@ -146,51 +148,51 @@ def test_a_plan_ends_when_its_trials_then_its_layers_are_done(store: Store) -> N
     # Both parents side by side, 11 s, then both children, 5 s; the layers one after the other.
     assert ends == Forecast(pytest.approx(16 * 28 / 32), pytest.approx(16 * 4 / 32), 12)
     assert ends.whole == pytest.approx(16 + 12)
-    # Of what is trained already, the measurement alone is left.
+    # For trials already trained, only the measurement is left.
     reused = replace(parents[0], trained=1.0)
     assert forecast([reused], pace(store), workers=2) == Forecast(0, 1, 0)
     assert forecast([], pace(store), workers=1) == Forecast(0, 0, 0)
     assert forecast([work(router="a")], Pace(Seen(), Seen()), workers=1) is None
 
 
-def test_a_training_under_way_goes_by_its_own_pace_and_the_others_by_what_has_ended() -> None:
+def test_a_current_training_uses_its_own_pace_and_others_use_finished_ones() -> None:
     own = Seen()
     own.add_training(Kind.of(description("a")), 100)
     half = work("half", router="a", trained=0.5, training=80)
     known = Pace(own, Seen(), [half])
-    # Slower than the last: half in 80 s. The next `a` is expected to take 100 s nevertheless.
+    # Slower than the last: half in 80 s. The next `a` is still expected to take 100 s.
     assert known.left(half) == 80
     assert known.left(work(router="a")) == 100
     # It has only just begun.
     assert known.left(work(router="a", trained=0.01, training=3)) == pytest.approx(99)
 
 
-def test_the_first_trials_of_a_run_count_before_earlier_ones() -> None:
+def test_trials_of_this_run_take_precedence_over_earlier_ones() -> None:
     own, earlier = Seen(), Seen()
     for kind in ("a", "b"):
         earlier.add_training(Kind.of(description(kind)), 40)
     assert Pace(own, earlier).training(work(router="a")) == 40
-    # A quarter in 30 s promises 120 s; of `b` the earlier trial is more alike.
+    # A quarter in 30 s predicts 120 s; for `b` the earlier trial is more similar.
     running = [work(router="a", trained=0.25, training=30)]
     assert Pace(own, earlier, running).training(work(router="a")) == 120
     assert Pace(own, earlier, running).training(work(router="b")) == 40
     own.add_training(Kind.of(description("a")), 100)
     assert Pace(own, earlier, running).training(work(router="a")) == 100
-    # Of another budget nothing is known: the trials of a run are taken to be like each other.
+    # Nothing is known of another budget: trials of a run are assumed to be similar.
     assert Pace(own, earlier).training(work(router="a", epochs=9)) == 100
 
 
-def test_measurements_under_way_are_counted_down() -> None:
+def test_ongoing_measurements_are_counted_down() -> None:
     own = Seen()
     for suite, seconds in (("accuracy", 20), ("entropy", 5)):
         own.add_measurement(Kind.of(description("a")), suite, False, seconds)
     known, suites = Pace(own, Seen()), ("accuracy", "entropy")
     assert known.left(work("w", suites, router="a", trained=1.0, measuring=15)) == 10
-    # Longer than ever before.
+    # Longer than any before.
     assert known.left(work("w", suites, router="a", trained=1.0, measuring=90)) == 0
 
 
-def test_a_worker_that_is_free_takes_the_next_job() -> None:
+def test_a_free_worker_takes_the_next_job() -> None:
     loads = [Load("a", 3), Load("b", 2), Load("c", 2), Load("d", 1.5)]
     assert makespan(loads, 1) == 8.5
     assert makespan(loads, 2) == 4.5  # a then d, b then c
@@ -198,10 +200,10 @@ def test_a_worker_that_is_free_takes_the_next_job() -> None:
     assert makespan([], 2) == 0
 
 
-def test_a_child_waits_for_its_parent_and_others_go_first() -> None:
+def test_a_child_waits_for_its_parent_while_others_go_first() -> None:
     loads = [Load("parent", 3), Load("child", 2, after="parent"), Load("other", 1)]
     assert makespan(loads, 2) == 5  # other at 0, child at 3
-    assert makespan([*loads, Load("more", 4)], 2) == 5  # other and more beside them
+    assert makespan([*loads, Load("more", 4)], 2) == 5  # other and more run alongside
     assert makespan([Load("child", 2, after="done long ago")], 2) == 2
 
 

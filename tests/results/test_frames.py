@@ -57,9 +57,7 @@ def test_empty_frames_have_their_columns_and_types(filler) -> None:
     assert full.seed.dtype == full.layer.dtype == "Int64"
 
 
-def test_metrics_of_some_names_are_the_same_rows_as_among_all(
-    filler, description: Describe
-) -> None:
+def test_selecting_metrics_by_name_gives_the_same_rows(filler, description: Describe) -> None:
     attempt = filler.trial(description(), "f1")
     metrics = [Metric(name, value, split="test") for name, value in (("top1", 0.7), ("nll", 1.1))]
     origin = ({}, "h1", filler.machine, filler.code)
@@ -77,7 +75,7 @@ def test_an_unknown_study_is_named_with_the_nearest(filler) -> None:
             frame(filler.store, "tinny")
 
 
-def test_one_row_a_metric_with_all_that_is_known_of_it(filler, description: Describe) -> None:
+def test_each_metric_has_one_row_with_all_its_facts(filler, description: Describe) -> None:
     store = filler.store
     store.components([ACCURACY])[0]
     attempt = filler.trial(description("soft_moe", seed=3), "f1")
@@ -156,7 +154,7 @@ def test_a_bare_layer_has_no_seed_and_no_attempt(filler, description: Describe) 
     assert trials_frame(store, "tiny").empty
 
 
-def test_the_condition_names_what_differs_besides_router_and_seed(
+def test_the_condition_names_the_differences_besides_router_and_seed(
     filler, description: Describe
 ) -> None:
     for router in ("soft_moe", "random"):
@@ -177,7 +175,7 @@ def test_the_condition_names_what_differs_besides_router_and_seed(
     }
 
 
-def test_routers_own_settings_are_no_condition_until_a_router_varies_one(
+def test_settings_of_routers_are_no_condition_until_one_router_varies_them(
     filler, description: Describe
 ) -> None:
     filler.trial(description("soft_moe", router__options={"noise_std": 1.0}))
@@ -216,7 +214,7 @@ def test_a_study_shows_its_own_trials_in_its_own_conditions(filler, description:
     ]
 
 
-def test_the_attempt_that_is_done_stands_for_its_trial(filler, description: Describe) -> None:
+def test_a_trial_is_represented_by_its_done_attempt(filler, description: Describe) -> None:
     store = filler.store
     failed = filler.trial(description(), "f1", status="failed")
     done = filler.trial(description(), "f1")
@@ -238,7 +236,7 @@ def test_the_attempt_that_is_done_stands_for_its_trial(filler, description: Desc
     assert metrics_frame(store, "tiny", history=True).value.tolist() == [1.0, 2.0]
 
 
-def test_newer_code_replaces_a_trial_and_may_be_taken_back(filler, description: Describe) -> None:
+def test_newer_code_replaces_a_trial_and_can_be_reverted(filler, description: Describe) -> None:
     store = filler.store
     measure(filler, filler.trial(description(), "old"), 1.0)
     measure(filler, filler.trial(description(), "new"), 2.0)
@@ -276,7 +274,7 @@ def test_timings_of_two_machines_both_count(filler, description: Describe) -> No
     assert shown.machine.nunique() == 2
 
 
-def test_a_trial_that_two_machines_have_measured_has_one_result(filler, description) -> None:
+def test_a_trial_measured_on_two_machines_has_one_result(filler, description) -> None:
     other = filler.store.machine(Machine("node2", "Linux", "cpu", 2, 1, 2**30))
     attempt = filler.trial(description())
     for value, machine in ((1.0, filler.machine), (2.0, other)):
@@ -293,7 +291,9 @@ def test_options_that_differ_are_conditions(filler, description: Describe) -> No
     assert shown.condition.tolist() == ["fewshot.shots=1", "fewshot.shots=5", ""]
 
 
-def test_what_failed_or_was_skipped_is_a_row_without_metrics(filler, description: Describe) -> None:
+def test_failed_and_skipped_measurements_are_rows_without_metrics(
+    filler, description: Describe
+) -> None:
     attempt = filler.trial(description())
     measure(filler, attempt, 1.0, status="failed", error="boom")
     measure(filler, attempt, 1.0, suite="entropy", status="skipped", error="has no gates")
@@ -307,7 +307,7 @@ def test_what_failed_or_was_skipped_is_a_row_without_metrics(filler, description
     assert measurements_frame(filler.store, "tiny").status.tolist() == ["skipped", "done"]
 
 
-def test_units_are_of_the_code_that_measured(filler, description: Describe) -> None:
+def test_units_come_from_the_code_that_measured(filler, description: Describe) -> None:
     store = filler.store
     store.components([ACCURACY])[0]
     share = [{"name": "top1", "unit": "share", "better": "higher"}]
@@ -358,7 +358,9 @@ def test_components_show_their_newest_version(filler) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_export_holds_every_metric(filler, description: Describe, tmp_path, ending: str) -> None:
+def test_an_export_contains_every_metric(
+    filler, description: Describe, tmp_path, ending: str
+) -> None:
     attempt = filler.trial(description(), "f1")
     measure(filler, attempt, 1.5, source_hash="h1")
     measure(filler, attempt, math.inf, source_hash="h2")
@@ -375,7 +377,7 @@ def test_export_holds_every_metric(filler, description: Describe, tmp_path, endi
     assert [path.name for path in (tmp_path / "out").iterdir()] == [file.name]
 
 
-def test_export_says_what_it_cannot_do(sqlite_store, tmp_path) -> None:
+def test_export_refuses_other_formats_and_unwritable_files(sqlite_store, tmp_path) -> None:
     with pytest.raises(StoreError, match=r"'metrics.xlsx': the name ends in .csv or .parquet"):
         export(sqlite_store, tmp_path / "metrics.xlsx")
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Pareto fronts, by hand and by what defines them."""
+"""Pareto fronts, by hand and by their defining property."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +12,14 @@ def test_fronts_by_hand():
     assert fronts(systems) == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3}
 
 
-def test_sizes_within_a_hundredth_are_alike():
+def test_sizes_within_one_percent_count_as_equal():
     assert fronts({"a": (0.9, 100.9), "b": (0.8, 100)}) == {"a": 1, "b": 2}
     assert fronts({"a": (0.9, 101.1), "b": (0.8, 100)}) == {"a": 1, "b": 1}
     assert fronts({"a": (0.9, 100.9), "b": (0.9, 100)}) == {"a": 1, "b": 1}
     assert fronts({"a": (0.9, 102), "b": (0.9, 100)}) == {"a": 2, "b": 1}
 
 
-def test_none_has_no_front():
+def test_no_systems_have_no_front():
     assert fronts({}) == {}
 
 

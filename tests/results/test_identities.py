@@ -1,4 +1,4 @@
-"""Rows are found by what they are."""
+"""Rows are found by what identifies them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_trials_come_back_with_their_components(filler) -> None:
     assert second.components == ()
 
 
-def test_a_trial_is_found_by_the_beginning_of_its_fingerprint(filler) -> None:
+def test_a_trial_is_found_by_a_prefix_of_its_fingerprint(filler) -> None:
     store = filler.store
     store.trials([Subject("abc1", {})])[0]
     store.trials([Subject("abd2", {})])[0]
@@ -34,7 +34,7 @@ def test_a_trial_is_found_by_the_beginning_of_its_fingerprint(filler) -> None:
         store.find_trial("abx1")
 
 
-def test_a_machine_is_found_as_long_as_it_is_the_same(filler) -> None:
+def test_a_machine_is_found_by_its_description(filler) -> None:
     machine = Machine("other", "system", "processor", 2, 1, 10**9)
     assert filler.store.machine_id(machine) is None
     row = filler.store.machine(machine)

@@ -1,4 +1,4 @@
-"""Who works on what: one run a trial, the dead give way, and what was interrupted goes on."""
+"""Leases: one run per trial, dead runs give way, and interrupted attempts continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELSEWHERE = replace(HERE, host="node2 of another cluster")
 
 @pytest.fixture
 def other_process() -> Iterator[psutil.Process]:
-    """A process that lives until the test ends, or kills it."""
+    """A process that lives until the test ends or kills it."""
     child = subprocess.Popen(["sleep", "600"])
     yield psutil.Process(child.pid)
     child.kill()
@@ -43,7 +43,7 @@ def of(process: psutil.Process) -> Run:
 
 
 class ClockThatIsOff(datetime):
-    """The clock of a host that is so many hours ahead."""
+    """The clock of a host that is this many hours ahead."""
 
     hours = 0
 
@@ -53,13 +53,13 @@ class ClockThatIsOff(datetime):
 
 
 def silent(store: Store, run_id: int, seconds: float) -> None:
-    """Let a run's last heartbeat be so long ago."""
+    """Set a run's last heartbeat to that long ago."""
     with store.writing() as session:
         at = datetime.now(UTC) - timedelta(seconds=seconds)
         session.execute(update(RunRow).filter_by(id=run_id).values(heartbeat_at=at))
 
 
-def test_a_run_is_kept_as_it_was_given(store: Store, study: int) -> None:
+def test_a_run_is_stored_as_given(store: Store, study: int) -> None:
     before = datetime.now(UTC)
     run = store.start_run(study, HERE)
     (record,) = store.runs("tiny")
@@ -78,7 +78,9 @@ def test_a_run_is_kept_as_it_was_given(store: Store, study: int) -> None:
     assert not alive(record)
 
 
-def test_a_run_here_lives_as_long_as_its_process(store: Store, study: int, other_process) -> None:
+def test_a_local_run_is_alive_as_long_as_its_process(
+    store: Store, study: int, other_process
+) -> None:
     run = store.start_run(study, of(other_process))
     reused = store.start_run(
         study, replace(of(other_process), process_started=other_process.create_time() - 60)
@@ -94,7 +96,7 @@ def test_a_run_here_lives_as_long_as_its_process(store: Store, study: int, other
     assert not any(alive(record) for record in store.runs())
 
 
-def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: int) -> None:
+def test_a_remote_run_is_alive_as_long_as_it_sends_heartbeats(store: Store, study: int) -> None:
     run = store.start_run(study, ELSEWHERE)
     assert alive(store.runs()[0])
     silent(store, run, STALE_SECONDS + 1)
@@ -104,7 +106,7 @@ def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: in
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_host_whose_clock_is_off_is_neither_dead_nor_immortal(
+def test_a_run_on_a_host_with_a_wrong_clock_is_neither_dead_nor_immortal(
     store: Store, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     if store.engine.dialect.name != "postgresql":
@@ -127,14 +129,14 @@ def test_a_host_whose_clock_is_off_is_neither_dead_nor_immortal(
     with store.writing() as session:
         session.execute(text(f"UPDATE runs SET heartbeat_at = {ago} WHERE id = {run}"))
     assert not alive(store.leases()[0].run)
-    with monkeypatch.context() as elsewhere:  # the one who asks may be off as well
+    with monkeypatch.context() as elsewhere:  # the asking host's clock may be off as well
         elsewhere.setattr(write, "datetime", ClockThatIsOff)
         elsewhere.setattr(ClockThatIsOff, "hours", hours)
         assert {run.id: alive(run) for run in store.runs()} == {mine: True, run: False}
         assert store.lease(mine, trial_id=trial) is not None
 
 
-def test_one_run_holds_a_trial_until_it_lets_go(store: Store, study: int, other_process) -> None:
+def test_a_run_holds_a_trial_until_it_releases_it(store: Store, study: int, other_process) -> None:
     trial, layer = store.trials([Subject("f1", {})])[0], store.layers([Subject("l1", {})])[0]
     mine, other = store.start_run(study, HERE), store.start_run(study, of(other_process))
     lease = store.lease(mine, trial_id=trial)
@@ -167,7 +169,7 @@ def test_the_lease_of_a_dead_run_is_taken_over(store: Store, study: int) -> None
     taken = store.lease(mine, trial_id=trial)
     assert taken is not None
     assert lost is not None
-    # It was not dead, and comes back: what it lost is no more its own.
+    # It was not dead after all and comes back: the lost lease is no longer its own.
     store.heartbeat(dead, {lost: {"doing": "training"}})
     store.release(lost)
     (lease,) = store.leases()
@@ -176,7 +178,7 @@ def test_the_lease_of_a_dead_run_is_taken_over(store: Store, study: int) -> None
     assert [lease.id for lease in store.leases()] == [taken]
 
 
-def test_a_run_that_starts_clears_away_what_dead_ones_held(store: Store, study: int) -> None:
+def test_a_starting_run_removes_the_leases_of_dead_ones(store: Store, study: int) -> None:
     dead, other = store.start_run(study, ELSEWHERE), store.start_run(study, ELSEWHERE)
     store.lease(dead, trial_id=store.trials([Subject("f1", {"router": {"name": "a"}})])[0])
     kept = store.lease(other, trial_id=store.trials([Subject("f2", {"router": {"name": "a"}})])[0])
@@ -185,7 +187,7 @@ def test_a_run_that_starts_clears_away_what_dead_ones_held(store: Store, study: 
     assert [lease.id for lease in store.leases()] == [kept]
 
 
-def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) -> None:
+def test_leases_show_current_work_and_its_progress(store: Store, description) -> None:
     trial = store.trials([Subject("f1", description("soft_moe", seed=3))])[0]
     bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
     layer = store.layers([Subject("l1", bare)])[0]
@@ -212,7 +214,7 @@ def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) ->
     assert [lease.fingerprint for lease in store.leases()] == ["f2"]
 
 
-def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
+def test_an_interrupted_attempt_continues_in_its_own_row(filler) -> None:
     store = filler.store
     trial = store.trials([Subject("f1", {})])[0]
     first = store.begin_attempt(trial, filler.machine, filler.code, "logs/1.txt")
@@ -230,14 +232,14 @@ def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
     with store.reading() as session:
         row = session.get_one(AttemptRow, first)
         assert (row.log, row.note) == ("logs/2.txt", None)
-    # Killed, it could write nothing down: it is running still, and goes on all the same.
+    # A killed attempt could not record its end: it is still `running`, and continues all the same.
     assert store.begin_attempt(trial, filler.machine, filler.code) == first
     store.finish_attempt(first, "interrupted")
     store.finish_attempt(first, "failed", error="boom")
     assert store.begin_attempt(trial, filler.machine, filler.code) != first
 
 
-def test_a_running_attempt_that_no_living_run_holds_is_interrupted(filler, description) -> None:
+def test_a_running_attempt_without_a_living_run_counts_as_interrupted(filler, description) -> None:
     store = filler.store
     study = store.study("tiny", {})
     trials = store.trials([])
@@ -273,12 +275,14 @@ with open_store(target) as store:
 
 
 @pytest.mark.slow
-def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, description) -> None:
+def test_each_trial_goes_to_exactly_one_of_four_processes(
+    target: str, tmp_path: Path, description
+) -> None:
     with open_store(target) as store:
         study = store.study("tiny", {})
         trials = [store.trials([Subject(f"f{number}", description())])[0] for number in range(30)]
         gone = store.start_run(study, replace(HERE, process_started=0.0))
-        for trial in trials[::2]:  # what a dead run left is fought for as well
+        for trial in trials[::2]:  # they compete for what a dead run left, too
             store.lease(gone, trial_id=trial)
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", LEASER, target, str(tmp_path / "go")]

@@ -1,4 +1,4 @@
-"""Merging databases of several machines: what is equal is one, what differs is kept and shown."""
+"""Merging databases of several machines: equal rows become one, differences are kept and shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SUITE = Component(
 
 @dataclass(frozen=True)
 class Node:
-    """A machine with a home of its own, and a database in it."""
+    """A machine with its own home, and a database in it."""
 
     home: Path
     store: Store
@@ -63,7 +63,7 @@ class Node:
     def trial(
         self, router: str, seed: int = 0, study: str = "tiny", parent: str | None = None
     ) -> int:
-        """A trial in a study; its fingerprint is its name."""
+        """Add a trial to a study; its fingerprint is its name."""
         code = Component("router", router, f"source of {router}", "r1")
         components = self.store.components([code, SUITE])[:1]
         name = f"{router} {seed}"
@@ -88,7 +88,7 @@ class Node:
         return attempt
 
     def measure(self, *metrics: Metric, suite: str = "accuracy", **subject: int) -> int:
-        """A measurement, with an array, of `attempt_id` or `layer_id`."""
+        """Add a measurement with an array, of `attempt_id` or `layer_id`."""
         arrays = [Array("load", np.arange(3, dtype=np.int16), layer=1, where={"of": "gates"})]
         return self.store.record_measurement(
             *(suite, {"batch": 8}, "s1", self.machine, self.store.code_version(CODE)),
@@ -98,7 +98,7 @@ class Node:
         )
 
     def result(self, router: str, seed: int, **values: float) -> int:
-        """A trial that is done and measured; returns the attempt."""
+        """Add a trial that is done and measured; return the attempt."""
         attempt = self.attempt(self.trial(router, seed))
         metrics = [Metric(name, value, split="test") for name, value in values.items()]
         self.measure(*metrics, attempt_id=attempt)
@@ -112,7 +112,7 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path, description) -> Iterator[Callable[[str], Node]]:
-    """Makes nodes: `node("a")`."""
+    """Make nodes: `node("a")`."""
     nodes: dict[str, Node] = {}
 
     def made(name: str) -> Node:
@@ -127,9 +127,9 @@ def node(tmp_path: Path, description) -> Iterator[Callable[[str], Node]]:
 
 
 def contents(target: str) -> dict[str, list[Any]]:
-    """All rows of a database, in an order of their own, with what they refer to in place of ids.
+    """Return all rows of a database in a fixed order, with ids replaced by what they refer to.
 
-    Without the paths of files: of two attempts that have the same, the second gets its own.
+    File paths are left out: if two attempts have the same one, the second gets a new one.
     """
     left_out = {"id", "checkpoint", "log"}
     engine = connect(resolve(target))
@@ -158,7 +158,7 @@ def top1(target: str, study: str = "tiny") -> Mapping[str, float]:
 
 
 def two_nodes(node: Callable[[str], Node]) -> tuple[Node, Node]:
-    """Both have trained one trial, with other results, and each has one of its own."""
+    """Make two nodes with one common trial, of different results, and one trial each of its own."""
     a, b = node("a"), node("b")
     a.result("soft_moe", 0, top1=0.75, train_seconds=10.0)
     a.result("soft_moe", 1, top1=0.5)
@@ -169,12 +169,12 @@ def two_nodes(node: Callable[[str], Node]) -> tuple[Node, Node]:
     return a, b
 
 
-def test_each_trial_of_several_machines_is_there_once(node, target: str, tmp_path: Path) -> None:
+def test_each_trial_of_several_machines_appears_once(node, target: str, tmp_path: Path) -> None:
     a, b = two_nodes(node)
     merged = merge_all(target, [a.file, b.file], tmp_path)
     assert [each.added["trials"] for each in merged] == [2, 1]
     assert [each.added["attempts"] for each in merged] == [2, 2]
-    # Of the trial that both have, the attempt that began last counts.
+    # For the trial that both have, the attempt that began last counts.
     assert top1(target) == {"soft_moe 0": 0.875, "soft_moe 1": 0.5, "dense 0": 0.25}
     with open_store(target) as store:
         history = metrics_frame(store, "tiny", history=True).query("metric == 'top1'")
@@ -185,7 +185,7 @@ def test_each_trial_of_several_machines_is_there_once(node, target: str, tmp_pat
     assert all(load.dtype == np.int16 and load.tolist() == [0, 1, 2] for load in loads)
 
 
-def test_a_database_of_either_kind_is_a_source(
+def test_a_database_of_either_kind_can_be_a_source(
     filler, target: str, tmp_path: Path, description
 ) -> None:
     attempt = filler.trial(description(), "f1")
@@ -204,7 +204,7 @@ def test_a_database_of_either_kind_is_a_source(
         merge_all(target, [target], tmp_path)
 
 
-def test_timings_stay_with_their_machines(node, target: str, tmp_path: Path) -> None:
+def test_timings_keep_their_machines(node, target: str, tmp_path: Path) -> None:
     a, b = two_nodes(node)
     merge_all(target, [a.file, b.file], tmp_path)
     with open_store(target) as store:
@@ -221,13 +221,13 @@ def test_merging_again_changes_nothing(node, target: str, tmp_path: Path) -> Non
     assert not any(each.is_new for each in again)
     assert [each.added for each in again] == [{}, {}]
     assert contents(target) == before
-    # What is measured later of an attempt that is there already is added to it.
+    # A later measurement of an attempt that was already merged is added to it.
     a.measure(Metric("nll", 1.5), suite="later", attempt_id=1)
     (later,) = merge_all(target, [a.file], tmp_path)
     assert later.added == {"measurements": 1, "metrics": 1, "arrays": 1}
 
 
-def test_the_sources_are_only_read(node, target: str, tmp_path: Path) -> None:
+def test_sources_are_only_read(node, target: str, tmp_path: Path) -> None:
     a, b = two_nodes(node)
     before = [contents(each.file) for each in (a, b)]
     for each in (a, b):
@@ -263,7 +263,7 @@ def test_the_order_of_merging_makes_no_difference(
         assert disagreements(one, ["soft_moe 0"]) == disagreements(other, ["soft_moe 0"])
 
 
-def test_into_a_database_that_has_results_of_its_own(node, tmp_path: Path) -> None:
+def test_databases_can_be_merged_into_one_that_has_its_own_results(node, tmp_path: Path) -> None:
     a, b = two_nodes(node)
     merge_all(a.file, [b.file], a.home)
     assert top1(a.file) == {"soft_moe 0": 0.875, "soft_moe 1": 0.5, "dense 0": 0.25}
@@ -271,9 +271,7 @@ def test_into_a_database_that_has_results_of_its_own(node, tmp_path: Path) -> No
     assert contents(a.file) == contents(b.file)
 
 
-def test_an_attempt_that_two_machines_have_measured_counts_once(
-    node, target: str, tmp_path: Path
-) -> None:
+def test_an_attempt_measured_on_two_machines_counts_once(node, target: str, tmp_path: Path) -> None:
     a, b = node("a"), node("b")
     attempt = a.attempt(a.trial("soft_moe", 0))
     merge_all(b.file, [a.file], b.home)
@@ -289,7 +287,7 @@ def test_an_attempt_that_two_machines_have_measured_counts_once(
     assert (differing.other_value, differing.other_machine) == (0.75, "a")
 
 
-def test_the_newest_counts_although_it_was_merged_first(node, target: str, tmp_path: Path) -> None:
+def test_the_newest_counts_even_if_merged_first(node, target: str, tmp_path: Path) -> None:
     a, b = node("a"), node("b")
     a.timing(2.0)
     a.result("soft_moe", 0, top1=0.75)
@@ -313,7 +311,7 @@ def test_the_newest_counts_although_it_was_merged_first(node, target: str, tmp_p
             assert session.scalars(select(StudyRow.request)).all() == [{}]  # b's timing was last
 
 
-def test_what_has_not_ended_is_left_out(node, target: str, tmp_path: Path) -> None:
+def test_attempts_that_have_not_ended_are_left_out(node, target: str, tmp_path: Path) -> None:
     a = node("a")
     for seed, status in enumerate(["done", "failed", "interrupted", "running"]):
         a.attempt(a.trial("soft_moe", seed), status)
@@ -344,7 +342,7 @@ def test_derived_trials_keep_their_parents(node, target: str, tmp_path: Path) ->
     assert parents.drop("soft_moe 1").isna().all()
 
 
-def test_results_of_a_trial_that_differ_are_named(node, target: str, tmp_path: Path) -> None:
+def test_differing_results_of_a_trial_are_named(node, target: str, tmp_path: Path) -> None:
     a, b = node("a"), node("b")
     same = {"train_seconds": 1.0, "images_per_s": 5.0, "pruned_time_ratio": 0.5}
     times = {name: 2 * value for name, value in same.items()}
@@ -378,7 +376,7 @@ def test_results_of_a_trial_that_differ_are_named(node, target: str, tmp_path: P
     assert differing[0].size == pytest.approx(0.25 / 0.75)
 
 
-def test_a_number_and_none_differ(node, target: str, tmp_path: Path) -> None:
+def test_a_number_differs_from_a_missing_value(node, target: str, tmp_path: Path) -> None:
     a, b = node("a"), node("b")
     a.result("soft_moe", 0, top1=0.5, nll=1.0)
     b.result("soft_moe", 0, top1=0.5, nll=math.nan)
@@ -389,7 +387,7 @@ def test_a_number_and_none_differ(node, target: str, tmp_path: Path) -> None:
     assert math.isinf(differing.size)
 
 
-def test_a_training_with_a_budget_of_seconds_agrees_with_its_own_machine_alone(
+def test_trainings_matched_by_seconds_are_compared_only_within_a_machine(
     node, target: str, tmp_path: Path
 ) -> None:
     a, b = node("a"), node("b")
@@ -402,7 +400,7 @@ def test_a_training_with_a_budget_of_seconds_agrees_with_its_own_machine_alone(
         assert disagreements(store, ["timed"]) == []
 
 
-def test_machines_of_one_name_are_told_apart(node, target: str, tmp_path: Path) -> None:
+def test_machines_with_the_same_name_are_distinguished(node, target: str, tmp_path: Path) -> None:
     a = node("a")
     for threads, value in ((1, 0.5), (2, 0.75)):
         machine = a.store.machine(replace(MACHINE, name="a", threads=threads))
@@ -419,8 +417,8 @@ def test_machines_of_one_name_are_told_apart(node, target: str, tmp_path: Path) 
     assert differing.machine != differing.other_machine
 
 
-def test_an_array_is_copied_as_its_bytes_are(node, tmp_path: Path) -> None:
-    """Also one that cannot be read: it is no business of a merge."""
+def test_an_array_is_copied_byte_for_byte(node, tmp_path: Path) -> None:
+    """Even an unreadable one, which is not the concern of a merge."""
     a = node("a")
     a.result("soft_moe", 0, top1=0.5)
     with a.store.writing() as session:
@@ -432,7 +430,7 @@ def test_an_array_is_copied_as_its_bytes_are(node, tmp_path: Path) -> None:
     connection.close()
 
 
-def test_weights_and_logs_beside_a_database_come_along(node, tmp_path: Path) -> None:
+def test_weights_and_logs_beside_a_database_are_copied(node, tmp_path: Path) -> None:
     a, b, home = node("a"), node("b"), tmp_path / "all"
     for each in (a, b):
         (each.home / "logs").mkdir()
@@ -479,14 +477,14 @@ def test_weights_come_along_although_an_interrupted_training_has_their_folder(
     assert (again.is_new, again.folders) == (False, 0)
 
 
-def test_a_path_that_leads_out_of_the_home_is_not_followed(node, tmp_path: Path) -> None:
+def test_a_path_that_points_out_of_the_home_is_not_followed(node, tmp_path: Path) -> None:
     a, home = node("a"), tmp_path / "all"
     a.attempt(a.trial("soft_moe", 0), weights=b"weights", folder="../../outside")
     merge_all(str(home / "bench.db"), [a.file], home)
     assert not (home / "trials").exists()
 
 
-def test_what_cannot_be_merged_is_said_before_anything_is_written(node, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_refused_before_anything_is_written(node, tmp_path: Path) -> None:
     a = node("a")
     a.result("soft_moe", 0, top1=0.5)
     a.store.close()
@@ -510,7 +508,7 @@ def test_what_cannot_be_merged_is_said_before_anything_is_written(node, tmp_path
             merge_all(a.file, [same], tmp_path)
 
 
-def test_a_source_of_another_schema_is_to_be_upgraded_first(node, tmp_path: Path) -> None:
+def test_a_source_of_another_schema_must_be_upgraded_first(node, tmp_path: Path) -> None:
     a = node("a")
     a.store.close()
     with sqlite3.connect(a.file) as connection:
@@ -520,7 +518,7 @@ def test_a_source_of_another_schema_is_to_be_upgraded_first(node, tmp_path: Path
         merge_all(str(tmp_path / "all.db"), [a.file], tmp_path)
 
 
-def test_a_damaged_source_is_not_merged_at_all(node, target: str, tmp_path: Path) -> None:
+def test_nothing_of_a_damaged_source_is_merged(node, target: str, tmp_path: Path) -> None:
     a, b = node("a"), node("b")
     b.result("dense", 0, top1=0.5)
     a.result("soft_moe", 0, top1=0.5)

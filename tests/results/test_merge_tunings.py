@@ -1,4 +1,4 @@
-"""Merging what `tune` tried: nothing is lost, nothing is doubled, what differs is shown."""
+"""Merging the trials of `tune`: none is lost, none is duplicated, differences are shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKED = {"pruner": "none", "description": {"seed": 1_000_000}, "parts": []}
 
 
 def tried(number: int, accuracy: float | None, rate: float = 0.0) -> FrozenTrial:
-    """A training that is over, pruned where it has no accuracy."""
+    """Return a finished training, pruned if it has no accuracy."""
     pruned = accuracy is None
     return create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
@@ -45,7 +45,7 @@ UNDER_WAY = create_trial(
 def search(
     target: str, trials: Sequence[FrozenTrial], name: str = "t/dense", asked: Any = ASKED
 ) -> str:
-    """A database in which this was tried; returns its name."""
+    """Make a database with these trials; return its name."""
     with open_store(target) as store, open_tuning(store.engine) as storage:
         store.study(name.partition("/")[0], {"tuning": {"seed": 0}})
         study = optuna.create_study(
@@ -70,7 +70,7 @@ def node(tmp_path: Path) -> str:
     return search(str(tmp_path / "node" / "bench.db"), THREE)
 
 
-def test_what_was_tried_comes_along_once(target: str, node: str, tmp_path: Path) -> None:
+def test_the_trials_of_a_tuning_are_merged_once(target: str, node: str, tmp_path: Path) -> None:
     other = search(str(tmp_path / "other" / "bench.db"), THREE[:1], "t/soft_moe")
     before = (tmp_path / "node" / FILE).read_bytes()
     assert merged(target, node, other) == [
@@ -90,7 +90,7 @@ def test_what_was_tried_comes_along_once(target: str, node: str, tmp_path: Path)
     assert {path.name for path in (tmp_path / "node").iterdir()} == {"bench.db", FILE}
 
 
-def test_a_copy_has_all_that_optuna_keeps(target: str, node: str) -> None:
+def test_a_copy_has_everything_that_optuna_stores(target: str, node: str) -> None:
     merged(target, node)
     kept = []
     for name in (target, node):
@@ -101,7 +101,7 @@ def test_a_copy_has_all_that_optuna_keeps(target: str, node: str) -> None:
     assert kept[0] == kept[1]
 
 
-def test_a_tuning_that_went_on_is_continued_and_what_is_under_way_left_out(
+def test_a_longer_tuning_extends_a_merged_one_without_its_running_trials(
     target: str, tmp_path: Path
 ) -> None:
     node = search(str(tmp_path / "node" / "bench.db"), [THREE[0], UNDER_WAY])
@@ -124,7 +124,7 @@ def test_a_tuning_that_went_on_is_continued_and_what_is_under_way_left_out(
         (THREE, {**ASKED, "pruner": "median"}, "begun with another seed, other settings"),
     ],
 )
-def test_another_search_of_the_same_name_is_shown_and_not_mixed_in(
+def test_a_different_search_of_the_same_name_is_shown_and_not_mixed_in(
     target: str, node: str, tmp_path: Path, trials: Any, asked: Any, difference: str
 ) -> None:
     merged(target, node)
@@ -136,14 +136,14 @@ def test_another_search_of_the_same_name_is_shown_and_not_mixed_in(
     assert results(target)["dense"] == results(node)["dense"]
 
 
-def test_what_is_under_way_in_the_target_is_not_overtaken(target: str, node: str) -> None:
+def test_a_running_trial_in_the_target_is_not_overwritten(target: str, node: str) -> None:
     search(target, [THREE[0], UNDER_WAY])
     ((dense,),) = merged(target, node)
     assert "training 2 is under way here, and has ended there" in str(dense.difference)
     assert results(target)["dense"].trials == 1
 
 
-def test_a_database_without_the_settings_of_its_tunings_is_named(
+def test_a_database_that_lacks_the_settings_of_its_tunings_is_named(
     target: str, node: str, tmp_path: Path
 ) -> None:
     (tmp_path / "node" / FILE).unlink()
@@ -153,7 +153,7 @@ def test_a_database_without_the_settings_of_its_tunings_is_named(
         assert not has_tuning(store.engine)
 
 
-def test_a_source_is_only_read(target: str, node: str, tmp_path: Path) -> None:
+def test_a_tuning_source_is_only_read(target: str, node: str, tmp_path: Path) -> None:
     search(target, THREE)
     into = str(tmp_path / "all" / "bench.db")
     assert merged(into, target) == [(MergedSearch("t/dense", 3),)]
@@ -166,7 +166,7 @@ def test_a_source_is_only_read(target: str, node: str, tmp_path: Path) -> None:
         optuna.load_study(study_name="t/dense", storage=storage).add_trial(THREE[0])
 
 
-def test_a_tuning_that_is_no_database_is_named(target: str, node: str, tmp_path: Path) -> None:
+def test_a_tuning_file_that_is_no_database_is_named(target: str, node: str, tmp_path: Path) -> None:
     (tmp_path / "node" / FILE).write_bytes(b"no database at all, but long enough" * 40)
     with pytest.raises(StoreError, match=r"cannot use the tuning beside sqlite:.*not a database"):
         merge_tunings(target, [node])

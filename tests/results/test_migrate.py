@@ -36,7 +36,7 @@ def upgrade():
 
 @pytest.fixture
 def next_revision(tmp_path: Path) -> Path:
-    """Migrations as they will be one day: those of now, and one more."""
+    """Migrations of the future: the present ones and one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(migrate.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "versions" / "next.py").write_text(NEXT)
@@ -44,7 +44,7 @@ def next_revision(tmp_path: Path) -> Path:
 
 
 def schema(store_or_engine: Any) -> dict[str, Any]:
-    """Everything about the tables that the database itself can tell."""
+    """Return everything that the database knows about its tables."""
     inspector = inspect(store_or_engine)
     described = {}
     for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
@@ -66,13 +66,13 @@ def _by_name(constraints: list[Any]) -> list[Any]:
     return sorted(constraints, key=lambda constraint: str(constraint["name"]))
 
 
-def test_migrations_make_the_models_schema(store: Store) -> None:
+def test_migrations_produce_the_schema_of_the_models(store: Store) -> None:
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_migrations_make_the_same_tables_as_the_models(target: str) -> None:
+def test_migrations_create_the_same_tables_as_the_models(target: str) -> None:
     engine = connect(resolve(target))
     Base.metadata.create_all(engine)
     from_models = schema(engine)
@@ -83,7 +83,7 @@ def test_migrations_make_the_same_tables_as_the_models(target: str) -> None:
     assert len(from_models) == len(Base.metadata.tables)
 
 
-def test_an_older_schema_is_refused_with_the_command_and_upgraded_by_it(
+def test_an_older_schema_is_refused_with_the_command_that_upgrades_it(
     target: str, next_revision: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_store(target) as store:
@@ -127,7 +127,7 @@ def test_a_failed_upgrade_changes_nothing(
         }
 
 
-def test_upgrade_creates_where_there_is_nothing(target: str) -> None:
+def test_upgrade_creates_a_missing_database(target: str) -> None:
     assert migrate.upgrade(target) == (None, migrate.head())
     with open_store(target) as store, store.reading() as session:
         assert session.scalars(select(StudyRow)).all() == []
@@ -137,14 +137,14 @@ def test_upgrade_creates_where_there_is_nothing(target: str) -> None:
     ("tables", "named"),
     [
         (["CREATE TABLE holidays (day TEXT)"], r"\(holidays\)"),
-        # As Optuna's, which keeps its schema's version where ours keeps it.
+        # Like Optuna's, which keeps its schema's version in the same table as ours.
         (
             ["CREATE TABLE trials (n INTEGER)", "CREATE TABLE alembic_version (version_num TEXT)"],
             r"\(alembic_version, trials\)",
         ),
     ],
 )
-def test_a_database_of_something_else_is_left_alone(
+def test_a_database_of_another_program_is_left_alone(
     target: str, tables: list[str], named: str
 ) -> None:
     engine = create_engine(resolve(target))
@@ -161,7 +161,7 @@ def test_a_database_of_something_else_is_left_alone(
     engine.dispose()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_database_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no database " * 100)
     with pytest.raises(StoreError, match=r"cannot open the database .*notes.txt: file is not a"):
@@ -172,7 +172,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
-def test_where_an_existing_database_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_database_is_not_created_if_an_existing_one_is_required(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"there is no database .*typo.db"):
         open_store(tmp_path / "typo.db", create=False)
     assert list(tmp_path.iterdir()) == []
@@ -188,7 +188,7 @@ def test_where_an_existing_database_is_asked_for(tmp_path: Path) -> None:
         ("mssql+pymssql://host/bench", "needs the module 'pymssql', which is not installed"),
     ],
 )
-def test_a_url_that_leads_nowhere(target: str, message: str) -> None:
+def test_a_url_without_a_usable_database_is_refused(target: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         open_store(target)
 
@@ -200,7 +200,7 @@ def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("waits_for_disk")
-def test_sqlite_waits_logs_ahead_and_keeps_its_keys(tmp_path: Path) -> None:
+def test_sqlite_uses_a_busy_timeout_write_ahead_logging_and_foreign_keys(tmp_path: Path) -> None:
     with open_store(tmp_path / "runs" / "bench.db") as store, store.reading() as session:
         settings = [
             session.scalar(text(f"PRAGMA {name}"))
@@ -215,14 +215,14 @@ def test_sqlite_waits_logs_ahead_and_keeps_its_keys(tmp_path: Path) -> None:
 DATABASES = Path(__file__).parent / "databases"
 
 
-def test_there_is_a_database_of_every_schema() -> None:
+def test_there_is_a_stored_database_of_every_schema() -> None:
     """`databases/make.py` writes the newest one."""
     revisions = {script.revision for script in migrate.scripts().walk_revisions()}
     assert {file.stem for file in DATABASES.glob("*.sql")} == revisions
 
 
 @pytest.mark.parametrize("dump", sorted(DATABASES.glob("*.sql")), ids=lambda file: file.stem)
-def test_what_an_older_version_wrote_can_be_read(dump: Path, tmp_path: Path) -> None:
+def test_databases_of_older_versions_can_be_read(dump: Path, tmp_path: Path) -> None:
     file = tmp_path / "bench.db"
     connection = sqlite3.connect(file)
     connection.executescript(dump.read_text())

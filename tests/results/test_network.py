@@ -1,4 +1,4 @@
-"""SQLite on a file system that other machines have mounted: it is read there, and never written."""
+"""SQLite on a network file system is read, and never written."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ def mount(monkeypatch: pytest.MonkeyPatch, mounted: list[tuple[str, str]]) -> No
         ("/data/../runs/bench.db", ""),
     ],
 )
-def test_a_path_lies_on_the_nearest_mount_above_it(path: str, kind: str, monkeypatch) -> None:
+def test_a_path_belongs_to_the_nearest_mount_above_it(path: str, kind: str, monkeypatch) -> None:
     mount(monkeypatch, MOUNTED)
     assert network_file_system(Path(path)) == kind
 
 
-def test_a_link_is_followed_to_where_the_file_lies(tmp_path: Path, monkeypatch) -> None:
+def test_links_are_resolved_before_looking_up_the_mount(tmp_path: Path, monkeypatch) -> None:
     mount(monkeypatch, MOUNTED)
     (tmp_path / "link").symlink_to("/data")
     assert network_file_system(tmp_path / "link" / "bench.db") == "lustre"
 
 
-def test_without_a_table_of_mounts_nothing_is_known(monkeypatch) -> None:
+def test_without_a_mount_table_nothing_is_known(monkeypatch) -> None:
     assert psutil.disk_partitions(all=True)
     mount(monkeypatch, [])
     assert network_file_system(Path("/runs")) == ""
 
 
 @pytest.mark.parametrize("kind", [*NETWORK, "nfs4", "smb3", "fuse.cephfs", *LOCAL])
-def test_each_kind_is_shared_or_not(kind: str, monkeypatch) -> None:
+def test_each_kind_of_file_system_is_classified_as_local_or_network(kind: str, monkeypatch) -> None:
     mount(monkeypatch, [("/", kind)])
     assert network_file_system(Path("/x/bench.db")) == ("" if kind in LOCAL else kind)
 
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A database, with a study, in a folder that is then on a network file system."""
+    """A database with a study, in a folder that then appears to be on a network file system."""
     folder = tmp_path / "shared"
     with open_store(folder / "bench.db") as store:
         store.study("tiny", {})
@@ -79,7 +79,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "bench.db"
 
 
-def test_a_writer_is_refused_and_told_the_way_out(shared: Path, tmp_path: Path) -> None:
+def test_a_writer_is_refused_with_the_alternatives(shared: Path, tmp_path: Path) -> None:
     message = (
         r"bench.db lies on a network file system \(nfs4\), .* locks .*: name a PostgreSQL server, "
         r"`--db postgresql://.*`, or .*`python bench.py db merge A.db B.db`"
@@ -104,7 +104,7 @@ def test_a_reader_reads_it_and_writes_nothing(shared: Path) -> None:
     assert shared.read_bytes() == before
 
 
-def test_a_run_there_ends_with_one_message(shared: Path, capsys) -> None:
+def test_a_command_that_writes_there_ends_with_one_message(shared: Path, capsys) -> None:
     for command in (["run", "--preset", "smoke", "--no-report"], ["db", "upgrade"]):
         with pytest.raises(SystemExit) as exited:
             main([*command, "--home", str(shared.parent)])

@@ -1,4 +1,4 @@
-"""What is said of results of older code beside newer ones."""
+"""The sentence about results of older code beside newer ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 from results.frames import older_sentence
 
 
-def test_each_router_and_each_change_is_told_once():
+def test_each_router_and_each_change_is_mentioned_once():
     frame = pd.DataFrame(
         [
             ("random", True, "protocol 'training', experts 'mlp'"),
@@ -24,6 +24,6 @@ def test_each_router_and_each_change_is_told_once():
     )
 
 
-def test_of_newest_code_nothing_is_said():
+def test_there_is_no_sentence_if_all_code_is_newest():
     frame = pd.DataFrame([("a", False, None)], columns=["router", "older", "changed"])
     assert older_sentence(frame) == ""

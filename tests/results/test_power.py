@@ -1,4 +1,4 @@
-"""The seeds that a gap takes, against G*Power and by simulation."""
+"""The number of seeds that a gap takes, compared with G*Power and a simulation."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from results.statistics.means import power_of, seeds_needed
 
 
 def differences(effect: float) -> list[float]:
-    """Three differences of mean `effect` and standard deviation 1."""
+    """Return three differences with mean `effect` and standard deviation 1."""
     return [effect - 1, effect, effect + 1]
 
 
 @pytest.mark.parametrize(("effect", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
-def test_g_powers_sample_sizes(effect, pairs):
+def test_sample_sizes_match_those_of_g_power(effect, pairs):
     """G*Power 3.1: difference between two dependent means, two tails, 0.05, power 0.8."""
     assert seeds_needed(differences(effect)) == pairs
 
 
-def test_the_power_of_g_power():
+def test_power_matches_that_of_g_power():
     assert power_of(0.5, 34) == pytest.approx(0.8077775, abs=1e-6)
 
 
 @pytest.mark.parametrize("effect", [0.4, 1.5])
-def test_that_many_seeds_find_the_gap_as_often_as_they_should(effect):
+def test_the_computed_number_of_seeds_finds_the_gap_at_the_stated_rate(effect):
     n = seeds_needed(differences(effect))
     samples = np.random.default_rng(0).normal(effect, 1.0, size=(20000, n))
     resolved = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
@@ -48,8 +48,8 @@ def test_a_stricter_test_takes_more_seeds():
     assert seeds_needed(differences(0.5), power=0.9) == 44
 
 
-def test_where_nothing_can_be_said():
+def test_no_number_of_seeds_is_given_if_it_cannot_be_estimated():
     assert seeds_needed([0.1]) is None
     assert seeds_needed([-0.1, 0.1]) is None
     assert seeds_needed([0.1, float("nan")]) is None
-    assert seeds_needed([0.25, 0.25, 0.25]) is None, "three counts of images, alike by chance"
+    assert seeds_needed([0.25, 0.25, 0.25]) is None, "three counts of images, equal by chance"

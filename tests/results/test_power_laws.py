@@ -1,4 +1,4 @@
-"""Power laws: synthetic data of a known exponent, and data that follow no law."""
+"""Power laws: synthetic data with a known exponent, and data that follow no law."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ X = np.array([2.0, 4.0, 8.0, 16.0])
 
 
 def sample(generator, exponent=-0.3, seeds=3, noise=0.05, floor=0.0):
-    """y = floor + 0.7 · x^exponent with noise of each run and of each seed."""
+    """Draw y = floor + 0.7 · x^exponent with noise per run and per seed."""
     x, seed = np.tile(X, seeds), np.repeat(np.arange(seeds), len(X))
     of_seed = generator.normal(0, 0.1, seeds)[seed]
     scale = np.exp(of_seed + generator.normal(0, noise, len(x)))
@@ -26,7 +26,7 @@ def test_an_exact_law_is_recovered():
     assert law.against == ""
 
 
-def test_one_seed_is_the_regression_of_scipy():
+def test_a_single_seed_gives_scipys_regression():
     y = [0.9, 0.6, 0.52, 0.3]
     law, line = power_law(X, [0] * 4, y), stats.linregress(np.log(X), np.log(y))
     half = stats.t.ppf(0.975, 2) * line.stderr
@@ -35,7 +35,7 @@ def test_one_seed_is_the_regression_of_scipy():
     assert law.factor == pytest.approx(np.exp(line.intercept))
 
 
-def test_the_interval_holds_the_exponent_as_often_as_it_says_and_few_laws_are_refused():
+def test_intervals_cover_the_exponent_and_true_laws_are_refused_at_the_stated_rates():
     generator = np.random.default_rng(0)
     laws = [power_law(*sample(generator)) for _ in range(1000)]
     covered = sum(law.low <= -0.3 <= law.high for law in laws)
@@ -52,7 +52,7 @@ def test_a_curve_with_a_floor_is_no_power_law():
     assert curved.against.startswith("no power law fits: R² = 0.8")
 
 
-def test_what_does_not_change_has_no_trend():
+def test_constant_values_have_no_trend():
     generator = np.random.default_rng(1)
     laws = [power_law(*sample(generator, exponent=0.0)) for _ in range(300)]
     flat = sum("no trend" in law.against for law in laws)
@@ -60,7 +60,7 @@ def test_what_does_not_change_has_no_trend():
     assert power_law(X, [0] * 4, [5.0] * 4).against == "no trend: it is the same everywhere"
 
 
-def test_what_every_seed_repeats_was_measured_once():
+def test_values_repeated_by_every_seed_count_as_one_measurement():
     y = [1.0, 2.1, 3.9, 8.3]
     one, three = power_law(X, [0] * 4, y), power_law(np.tile(X, 3), np.repeat(range(3), 4), y * 3)
     assert three == one

@@ -1,4 +1,4 @@
-"""Friedman's and Nemenyi's tests against the examples of the literature."""
+"""Friedman's and Nemenyi's tests, checked by examples from the literature."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TREES = pd.DataFrame(
         (1.000, 1.000, 1.000, 1.000),
         (0.940, 0.962, 0.965, 0.962),
         (0.619, 0.666, 0.614, 0.669),
-        (0.972, 0.981, 0.9752, 0.9751),  # printed alike, ranked 2 and 3
+        (0.972, 0.981, 0.9752, 0.9751),  # printed as equal, but ranked 2 and 3
         (0.957, 0.978, 0.946, 0.970),
     ],
     columns=["C4.5", "C4.5+m", "C4.5+cf", "C4.5+m+cf"],
@@ -46,34 +46,34 @@ FIRST_BASE = pd.read_csv(
 )
 
 
-def test_demsars_average_ranks_and_critical_difference():
+def test_average_ranks_and_critical_difference_match_demsar():
     ranked = ranking(TREES)
     expected = {"C4.5+m+cf": 1.964, "C4.5+m": 2.000, "C4.5+cf": 2.893, "C4.5": 3.143}
-    assert list(ranked.ranks.index) == list(expected), "the best first"
+    assert list(ranked.ranks.index) == list(expected), "the best must come first"
     assert list(ranked.ranks) == pytest.approx(list(expected.values()), abs=5e-4)
     assert ranked.blocks == 14
     assert ranked.critical_difference == pytest.approx(1.25, abs=5e-3)
 
 
-def test_demsars_friedman_statistic_but_for_ties():
-    """He prints 9.28; ties are three pairs and one four, Σ(t³-t) = 78 of N·k·(k²-1) = 840."""
+def test_the_friedman_statistic_matches_demsar_except_for_ties():
+    """He prints 9.28; ties are three pairs and one quadruple, Σ(t³-t) = 78 of N·k·(k²-1) = 840."""
     ranked = ranking(TREES)
     assert ranked.chi_squared * (1 - 78 / 840) == pytest.approx(9.28, abs=5e-3)
     assert ranked.f == pytest.approx(13 * ranked.chi_squared / (14 * 3 - ranked.chi_squared))
 
 
-def test_demsars_table_of_critical_values():
+def test_critical_values_match_demsars_table():
     """Table 5 (a): q at 0.05 for 2 to 10 classifiers."""
     printed = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
     q = [critical_difference(k, 1) / np.sqrt(k * (k + 1) / 6) for k in range(2, 11)]
     assert q == pytest.approx(printed, abs=1.5e-3)
 
 
-def test_rounding_first_base():
+def test_the_friedman_test_matches_r_on_rounding_first_base():
     ranked = ranking(FIRST_BASE)
     assert ranked.chi_squared == pytest.approx(11.143, abs=5e-4)
     assert ranked.chi_squared_p == pytest.approx(0.003805, abs=5e-7)
-    # More seconds are a worse time here, but a higher value, so the slowest is first.
+    # More seconds are worse here, but a higher value, so the slowest method comes first.
     assert list(ranked.ranks.index) == ["out", "narrow", "wide"]
 
 
@@ -84,13 +84,13 @@ def test_nemenyis_p_values_agree_with_the_critical_difference():
     assert (differ == (apart > ranked.critical_difference)).all()
 
 
-def test_where_all_agree_the_f_is_infinite():
+def test_the_f_statistic_is_infinite_if_all_rankings_agree():
     same = pd.DataFrame([(0.3, 0.2, 0.1)] * 5)
     ranked = ranking(same)
     assert (ranked.chi_squared, ranked.f, ranked.f_p) == (pytest.approx(10), np.inf, 0)
 
 
-def test_too_little_for_a_ranking_is_refused():
+def test_too_few_systems_or_missing_values_are_refused():
     with pytest.raises(ValueError, match="4 systems under 4 conditions"):
         ranking(TREES[:4])
     with pytest.raises(ValueError, match="with gaps"):
@@ -109,8 +109,8 @@ def test_a_system_that_always_leads_is_first_in_every_sample():
     assert [each.best for each in spreads] == [0, 0, 0, 1]
 
 
-def test_two_samples_of_two_seeds_worked_by_hand():
-    """One seed is drawn of two: each system leads in one of them, and the third in neither."""
+def test_bootstrap_ranks_of_two_seeds_by_hand():
+    """Each of two systems leads under one of the two seeds, and the third under neither."""
     first, second, third = bootstrap_ranks(np.array([[[3.0, 1.0], [2.0, 2.0], [0.0, 0.0]]]))
     assert first.best + second.best == 1
     assert first.best == pytest.approx(0.5, abs=0.05)
@@ -118,12 +118,12 @@ def test_two_samples_of_two_seeds_worked_by_hand():
     assert first.mean + second.mean == 3
 
 
-def test_who_ties_shares_the_lead():
+def test_tied_systems_share_the_lead():
     spreads = bootstrap_ranks(np.full((2, 4, 3), 0.8))
     assert [(each.mean, each.best) for each in spreads] == [(2.5, 0.25)] * 4
 
 
-def test_equals_lead_equally_often_and_their_ranks_spread():
+def test_equal_systems_lead_equally_often_and_have_wide_rank_intervals():
     rng = np.random.default_rng(1)
     spreads = [bootstrap_ranks(rng.normal(size=(1, 5, 5)), 200) for _ in range(200)]
     best = np.mean([[each.best for each in study] for study in spreads], 0)
@@ -132,8 +132,8 @@ def test_equals_lead_equally_often_and_their_ranks_spread():
     assert widths > 2
 
 
-def test_means_of_samples_vary_as_much_as_means_do():
-    """The share of samples in which one beats another is what its t value says, about."""
+def test_bootstrap_means_vary_as_much_as_true_means():
+    """The share of samples in which one beats another is about what its t value implies."""
     rng = np.random.default_rng(2)
     own = rng.normal(size=40)
     other = rng.normal(size=40)
@@ -142,8 +142,8 @@ def test_means_of_samples_vary_as_much_as_means_do():
     assert spread.best == pytest.approx(stats.norm.cdf(z), abs=0.03)
 
 
-def test_conditions_are_drawn_too_and_failed_runs_are_left_out():
-    """Either condition is drawn alone, and each system leads under one."""
+def test_conditions_are_resampled_too_and_failed_runs_are_left_out():
+    """A sample may have only one of the conditions, and each system leads under one."""
     values = np.array([[[2.0, 2.0], [1.0, 1.0]], [[0.0, np.nan], [1.0, 1.0]]])
     first, second = bootstrap_ranks(values)
     assert first.best == pytest.approx(0.5, abs=0.05)
@@ -152,8 +152,8 @@ def test_conditions_are_drawn_too_and_failed_runs_are_left_out():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "least"), [(3, 0.88), (5, 0.96), (10, 0.98)])
-def test_intervals_hold_the_true_rank(seeds, least):
-    """Of systems half a standard deviation apart."""
+def test_intervals_cover_the_true_rank(seeds, least):
+    """The systems are half a standard deviation apart."""
     rng, places = np.random.default_rng(seeds), np.arange(1, 9)
     held = []
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Databases that may be read and not written, whatever a writer has left beside them."""
+"""Databases that may only be read, whatever a writer has left beside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with open_store(sys.argv[1], create=False) as store:
 
 
 def mounted_read_only(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """A command for which a folder is mounted without the right to write: root has it else."""
+    """Run a command for which a folder is mounted read-only: root could write to it otherwise."""
     script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
     return subprocess.run(
         [*UNSHARE, "sh", "-c", script, str(folder), *command],
@@ -45,7 +45,7 @@ def can_mount(folder: Path) -> bool:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder of results; the test is skipped where none can be mounted read-only."""
+    """A folder of results; the test is skipped if none can be mounted read-only."""
     made = tmp_path / "a home"
     made.mkdir()
     if not can_mount(made):
@@ -60,7 +60,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def read(home: Path) -> str:
-    """The studies that a process reads where it cannot write; nothing is changed by it."""
+    """Return the studies that a process without write access reads; ensure it changes nothing."""
     before = contents(home)
     done = mounted_read_only(home, [sys.executable, "-c", STUDIES, str(home / "bench.db")])
     assert done.returncode == 0, done.stderr
@@ -68,11 +68,11 @@ def read(home: Path) -> str:
     return done.stdout.strip()
 
 
-def test_a_database_that_nobody_works_on(home: Path) -> None:
+def test_a_database_that_nobody_works_on_can_be_read(home: Path) -> None:
     assert read(home) == "before"
 
 
-def test_a_database_that_somebody_works_on(home: Path) -> None:
+def test_a_database_that_somebody_works_on_can_be_read(home: Path) -> None:
     with open_store(home / "bench.db") as store:
         store.study("now", {})
         assert {"bench.db-wal", "bench.db-shm"} <= contents(home).keys()
@@ -82,7 +82,7 @@ def test_a_database_that_somebody_works_on(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [("-wal",), ("-wal", "-shm")], ids="".join)
-def test_what_a_copy_holds_in_its_log_is_read_too(home: Path, tmp_path: Path, kept) -> None:
+def test_the_write_ahead_log_of_a_copy_is_read_too(home: Path, tmp_path: Path, kept) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     with open_store(home / "bench.db") as store:
@@ -92,7 +92,7 @@ def test_what_a_copy_holds_in_its_log_is_read_too(home: Path, tmp_path: Path, ke
     assert read(copy) == "before now"
 
 
-def test_the_commands_that_only_read_need_no_right_to_write(home: Path, tmp_path: Path) -> None:
+def test_commands_that_only_read_need_no_write_access(home: Path, tmp_path: Path) -> None:
     bench = [sys.executable, "-B", str(ROOT / "bench.py")]
     before = contents(home)
     for command in (
@@ -113,7 +113,7 @@ def test_the_commands_that_only_read_need_no_right_to_write(home: Path, tmp_path
 
 @pytest.fixture
 def forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
-    """From when it is called on, no database looks as if it could be written."""
+    """A function after whose call no database appears to be writable."""
 
     def forbid() -> Path:
         monkeypatch.setattr(connect, "may_only_be_read", lambda file: True)
@@ -122,7 +122,7 @@ def forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], P
     return forbid
 
 
-def test_a_write_is_refused_and_a_copy_goes_with_the_store(
+def test_a_write_is_refused_and_the_scratch_copy_is_removed_on_close(
     tmp_path: Path, forbidden, monkeypatch
 ) -> None:
     scratch = tmp_path / "scratch"

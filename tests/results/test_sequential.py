@@ -1,4 +1,4 @@
-"""Interim analyses are planned beforehand, and what is decided is different or alike."""
+"""Interim analyses are planned beforehand; a decided comparison is different or equal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_interim_analyses_double_up_to_the_limit(first, most, planned):
     assert interim_analyses(first, most) == planned
 
 
-def test_a_limit_below_the_first_analysis_is_none():
+def test_a_limit_below_the_first_analysis_is_refused():
     with pytest.raises(ValueError, match="from 5 to 3"):
         interim_analyses(5, 3)
 
@@ -35,9 +35,9 @@ def test_a_limit_below_the_first_analysis_is_none():
         ([-0.001, 0.0, 0.001], 1.0, 0.0025, True),  # the interval is ± 0.00248
         ([-0.001, 0.0, 0.001], 1.0, 0.0024, False),
         ([0.001, 0.002, 0.003], 1.0, 0.0025, False),  # it ends at 0.0045
-        ([0.5], None, 0.9, False),  # one seed decides nothing
+        ([0.5], None, 0.9, False),  # a single seed decides nothing
     ],
 )
-def test_decided_is_different_or_alike(values, adjusted, resolve, decided):
+def test_a_comparison_is_decided_if_different_or_equal(values, adjusted, resolve, decided):
     difference = paired_difference(values, [0.0] * len(values))
     assert is_decided(difference, adjusted, resolve) is decided

@@ -27,8 +27,8 @@ def test_an_interval_worked_by_hand() -> None:
     assert interval.n == 3
 
 
-def test_students_own_example() -> None:
-    # As R's `t.test(extra ~ group, paired = TRUE)` prints it.
+def test_the_paired_test_matches_students_own_example() -> None:
+    # As printed by R's `t.test(extra ~ group, paired = TRUE)`.
     difference = paired_difference(DRUG_1, DRUG_2)
     assert difference.n == 10
     assert difference.mean == pytest.approx(-1.58)
@@ -38,7 +38,7 @@ def test_students_own_example() -> None:
     assert difference.correlation == pytest.approx(0.7951702, abs=1e-7)
 
 
-def test_where_there_can_be_no_interval_there_is_none() -> None:
+def test_too_few_values_have_no_interval() -> None:
     single = mean_interval([4.0])
     assert (single.n, single.mean, single.low, single.high) == (1, 4.0, None, None)
     infinite = mean_interval([1.0, math.inf, -math.inf])
@@ -60,8 +60,8 @@ def test_without_spread_the_interval_has_no_width() -> None:
     assert paired_difference([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).correlation is None
 
 
-def test_differences_that_are_all_alike_have_no_test() -> None:
-    """Of three counts of images they often are, and p = 0 would be a false alarm."""
+def test_identical_differences_have_no_test() -> None:
+    """Three counts of images often are, and p = 0 would be a false alarm."""
     for a, b in (([1.5, 2.5, 3.5], [1.0, 2.0, 3.0]), ([0.84, 0.83, 0.81], [0.80, 0.79, 0.77])):
         shifted = paired_difference(a, b)
         assert (shifted.low, shifted.high, shifted.p_value) == (None, None, None)
@@ -83,7 +83,7 @@ def test_the_paired_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     assert ours.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9 * scale)
 
 
-def test_intervals_cover_as_often_as_they_say() -> None:
+def test_intervals_cover_the_mean_at_the_stated_rate() -> None:
     generator = np.random.default_rng(0)
     samples = generator.normal(3.0, 2.0, size=(4000, 4))
     covered = 0

@@ -45,7 +45,7 @@ def values(store: Store, measurement: int) -> list[float]:
         return list(session.scalars(query.order_by(MetricRow.id)))
 
 
-def test_equal_records_are_one_row(store: Store) -> None:
+def test_equal_records_share_one_row(store: Store) -> None:
     assert store.machine(MACHINE) == store.machine(replace(MACHINE))
     assert store.machine(MACHINE) != store.machine(replace(MACHINE, threads=2))
     assert store.code_version(CODE) == store.code_version(replace(CODE))
@@ -54,7 +54,7 @@ def test_equal_records_are_one_row(store: Store) -> None:
     assert store.components([ROUTER])[0] != store.components([replace(ROUTER, summary="other")])[0]
 
 
-def test_a_component_is_kept_as_it_was(store: Store) -> None:
+def test_a_component_is_stored_as_it_was(store: Store) -> None:
     component = store.components([ROUTER])[0]
     with store.reading() as session:
         row = session.get_one(ComponentRow, component)
@@ -64,7 +64,7 @@ def test_a_component_is_kept_as_it_was(store: Store) -> None:
         assert row.source_hash == "h1"
 
 
-def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None:
+def test_a_trial_is_identified_by_its_fingerprint(store: Store, description: Callable) -> None:
     router = store.components([ROUTER])[0]
     trial = store.trials([Subject("f1", description(), components=[router])])[0]
     assert store.trials([Subject("f1", description(), components=[router])])[0] == trial
@@ -76,7 +76,7 @@ def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None
         assert session.get_one(TrialRow, child).parent_id == trial
 
 
-def test_the_story_of_an_attempt(filler) -> None:
+def test_an_attempt_is_stored_from_its_beginning_to_its_end(filler) -> None:
     store = filler.store
     before = datetime.now(UTC)
     trial = store.trials([Subject("f1", {"seed": 0})])[0]
@@ -107,7 +107,7 @@ def test_the_story_of_an_attempt(filler) -> None:
     assert count(store, AttemptRow) == 2
 
 
-def test_an_attempt_ends_once(filler) -> None:
+def test_an_attempt_can_end_only_once(filler) -> None:
     store = filler.store
     attempt = store.begin_attempt(store.trials([Subject("f1", {})])[0], filler.machine, filler.code)
     with pytest.raises(StoreError, match=r"no such status: 'don'; did you mean 'done'"):
@@ -119,7 +119,7 @@ def test_an_attempt_ends_once(filler) -> None:
         store.finish_attempt(77, "done")
 
 
-def test_what_has_been_measured_of_attempts_and_layers(filler) -> None:
+def test_measurements_of_attempts_and_layers_are_listed(filler) -> None:
     store, machine, code = filler.store, filler.machine, filler.code
     first, second = (
         store.begin_attempt(store.trials([Subject(name, {})])[0], machine, code)
@@ -152,7 +152,7 @@ def test_what_has_been_measured_of_attempts_and_layers(filler) -> None:
     assert store.measured([]) == {}
 
 
-def test_attempts_at_more_trials_than_one_query_takes(filler, monkeypatch) -> None:
+def test_attempts_can_be_read_for_more_trials_than_one_query_takes(filler, monkeypatch) -> None:
     monkeypatch.setattr(connect, "CHUNK", 2)
     store = filler.store
     names = [f"f{number}" for number in range(5)]
@@ -185,7 +185,7 @@ def test_every_float_survives(filler, numbers: list[float]) -> None:
     np.testing.assert_array_equal(values(store, measurement), np.asarray(numbers, dtype=float))
 
 
-def test_numpy_numbers_are_numbers(filler) -> None:
+def test_numpy_numbers_are_accepted(filler) -> None:
     store = filler.store
     metrics = [
         Metric("x", np.float32(0.5)),
@@ -238,7 +238,9 @@ def test_arrays_keep_type_shape_and_bits(filler, array: np.ndarray) -> None:
         ([Metric("x", "high")], [], r"could not convert string to float"),  # type: ignore[arg-type]
     ],
 )
-def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, message) -> None:
+def test_a_measurement_is_written_completely_or_not_at_all(
+    filler, metrics, arrays, message
+) -> None:
     store = filler.store
     layer = store.layers([Subject("l1", {})])[0]
     with pytest.raises(StoreError, match=message):
@@ -255,7 +257,7 @@ def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, m
     assert count(store, MeasurementRow) == count(store, MetricRow) == count(store, ArrayRow) == 0
 
 
-def test_a_measurement_has_one_subject_and_it_exists(filler) -> None:
+def test_a_measurement_must_have_exactly_one_existing_subject(filler) -> None:
     store = filler.store
     layer = store.layers([Subject("l1", {})])[0]
     attempt = store.begin_attempt(store.trials([Subject("f1", {})])[0], filler.machine, filler.code)
@@ -266,7 +268,7 @@ def test_a_measurement_has_one_subject_and_it_exists(filler) -> None:
         store.record_measurement("a", {}, "h", filler.machine, filler.code, layer_id=layer + 1)
 
 
-def test_thousands_of_metrics_in_one_measurement(filler) -> None:
+def test_one_measurement_can_have_thousands_of_metrics(filler) -> None:
     store = filler.store
     metrics = [
         Metric("load_cv", index / 7, layer=index % 12, step=index, split="test", where={"i": index})
@@ -284,7 +286,7 @@ def test_thousands_of_metrics_in_one_measurement(filler) -> None:
     assert values(store, measurement) == [metric.value for metric in metrics]
 
 
-def test_studies_share_trials(filler) -> None:
+def test_studies_can_share_trials(filler) -> None:
     store = filler.store
     first, second = store.study("a", {"n": 1}), store.study("b", {})
     trials = [store.trials([Subject(f"f{index}", {})])[0] for index in range(3)]
@@ -303,14 +305,14 @@ def test_studies_share_trials(filler) -> None:
         store.find_study("c")
 
 
-def test_what_was_written_is_there_when_opened_again(target: str) -> None:
+def test_rows_persist_after_reopening(target: str) -> None:
     with open_store(target) as store:
         study = store.study("tiny", {"preset": "tiny"})
     with open_store(target) as store:
         assert store.find_study("tiny").id == study
 
 
-def test_the_package_loads_neither_pandas_nor_torch() -> None:
+def test_importing_the_package_loads_neither_pandas_nor_torch() -> None:
     check = "import sys, results; print(sorted({'pandas', 'torch', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

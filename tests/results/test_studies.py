@@ -1,4 +1,4 @@
-"""Studies as pandas frames: found where the commands look, and never changed by reading."""
+"""Studies as pandas frames: found where the commands look, and unchanged by reading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make(file: Path, study: str = "tiny") -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, and no home that the shell names."""
+    """An empty current folder, without a home set in the shell."""
     monkeypatch.delenv("BENCH_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,7 +63,7 @@ def test_the_database_is_found_where_the_commands_look(work: Path, monkeypatch) 
     assert load_study("in_other", home=Path("~/other")).name == "in_other"
 
 
-def test_what_is_missing_is_named_with_the_nearest(work: Path) -> None:
+def test_a_missing_database_or_study_is_named_with_the_nearest(work: Path) -> None:
     make(work / "runs" / "bench.db", "night")
     with pytest.raises(StoreError, match=r"no study 'nite' in .*; did you mean 'night'\?"):
         load_study("nite")
@@ -74,7 +74,7 @@ def test_what_is_missing_is_named_with_the_nearest(work: Path) -> None:
     assert [path.name for path in work.iterdir()] == ["runs"]
 
 
-def test_a_database_that_is_read_only_refuses_writes(target: str) -> None:
+def test_a_database_opened_read_only_refuses_writes(target: str) -> None:
     with open_store(target) as store:
         store.study("tiny", {})
     with open_store(target, create=False, read_only=True) as store:
@@ -84,7 +84,7 @@ def test_a_database_that_is_read_only_refuses_writes(target: str) -> None:
 
 
 @pytest.mark.parametrize("left", ["nothing", "the log of a run that died"])
-def test_reading_writes_nothing_beside_a_database(tmp_path: Path, left: str) -> None:
+def test_reading_creates_no_files_beside_a_database(tmp_path: Path, left: str) -> None:
     file = make(tmp_path / "bench.db", "one")
     if left != "nothing":
         live = make(tmp_path / "live" / "bench.db", "one")
@@ -99,12 +99,12 @@ def test_reading_writes_nothing_beside_a_database(tmp_path: Path, left: str) -> 
     assert names == (["one"] if left == "nothing" else ["one", "two"])
     after = {each.name: each.read_bytes() for each in tmp_path.glob("bench.db*")}
     assert after.keys() == before.keys()
-    for name in before.keys() - {"bench.db-shm"}:  # in which readers mark what they read
+    for name in before.keys() - {"bench.db-shm"}:  # where readers register themselves
         assert after[name] == before[name]
         assert (tmp_path / name).stat().st_mtime_ns == times[name]
 
 
-def test_a_live_page_reads_a_database_of_each_kind(
+def test_a_live_page_reads_databases_of_each_kind(
     filler, target: str, description: Callable[..., dict[str, object]], tmp_path: Path
 ) -> None:
     filler.trial(description("soft_moe", seed=3))

@@ -1,4 +1,4 @@
-"""Names of files that are no UTF-8: kept, and handed out, as text that can be written."""
+"""File names that are not UTF-8 are stored and returned as text that can be written."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_what_can_be_written_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"), [(ODD, r"caf\xe9"), ("a\ud800b", r"a\ud800b"), ("кот", "кот")]
 )
-def test_a_byte_is_told_by_its_number(text: str, shown: str) -> None:
+def test_an_undecodable_byte_is_shown_by_its_number(text: str, shown: str) -> None:
     assert readable(text) == shown
 
 
-def test_a_store_keeps_it(filler, description) -> None:
+def test_a_store_keeps_the_readable_text(filler, description) -> None:
     store = filler.store
     attempt = store.begin_attempt(
         store.trials([Subject("f1", {"seed": 0})])[0], filler.machine, filler.code
@@ -60,9 +60,9 @@ def test_a_store_keeps_it(filler, description) -> None:
     [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds"), (1200, "1,200 seeds"), (1.0, "1 seed"),
      (0.5, "0.5 seeds"), (100 * 0.003, "0.3 seeds")],
 )  # fmt: skip
-def test_a_number_agrees_with_its_noun(number: float, shown: str) -> None:
+def test_a_noun_agrees_with_its_number(number: float, shown: str) -> None:
     assert counted(number, "seed") == shown
 
 
-def test_an_irregular_plural_is_given() -> None:
+def test_an_irregular_plural_can_be_given() -> None:
     assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]

@@ -1,4 +1,4 @@
-"""Optuna's tables lie beside the results, and never among them."""
+"""Optuna's tables are kept beside the results, never among them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.tune.tuner import Tuning, tune
 from results import Store, StoreError, open_store
 
 
-def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) -> None:
+def test_tuning_trials_have_their_own_tables(store: Store, tmp_path: Path) -> None:
     ours = set(inspect(store.engine).get_table_names())
     for value in (0.25, 0.5):
         with open_tuning(store.engine) as storage:
@@ -36,12 +36,12 @@ def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) ->
         assert "trials" in inspect(store.engine).get_table_names(schema=SCHEMA)
 
 
-def test_a_look_at_what_was_tuned_makes_nothing(sqlite_store: Store, tmp_path: Path) -> None:
+def test_looking_up_tunings_creates_no_file(sqlite_store: Store, tmp_path: Path) -> None:
     assert search_results(sqlite_store, "t") == {}
     assert not (tmp_path / FILE).exists()
 
 
-def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> None:
+def test_session_options_in_a_url_apply_to_a_tuning_too(target: str) -> None:
     if not target.startswith("postgresql"):
         pytest.skip("SQLite has no sessions")
     url = make_url(target).update_query_dict({"options": "-clock_timeout=12345"})
@@ -57,7 +57,7 @@ def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> 
 
 
 @pytest.mark.slow
-def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
+def test_a_tuning_can_be_continued_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
     preset = load_preset("smoke").model_copy(update={"parts": ()})
     settings = {"train.epochs": 0.2, "train.evaluations": 2}
     asked = make_request(preset, routers=["dense"], settings=settings).preset
@@ -72,7 +72,7 @@ def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path)
     assert best[1].values[:1] == best[0].values
 
 
-def test_a_tuning_that_cannot_be_read_is_told_plainly(sqlite_store: Store, tmp_path: Path) -> None:
+def test_an_unreadable_tuning_is_one_clear_message(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no database at all, but long enough to be taken for one" * 20)
     raised = pytest.raises(
         StoreError, match=r"cannot use the tuning beside sqlite:.*not a database"

@@ -1,4 +1,4 @@
-"""Each kind of damage, made on purpose, is named; and a sound database has none."""
+"""Each kind of deliberate damage is named, and a sound database has no fault."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from results import Array, Metric, Store, StoreError, Subject, open_store
 from results.verify import Checkpoint, Fault, stored_checkpoints, tried_trials, verify_rows
 
 PAGE = 4096
-"""Bytes of a page of SQLite."""
+"""Bytes per SQLite page."""
 
 
 @pytest.fixture
 def filled(filler, description) -> Store:
-    """One trial and one layer, each measured with a number and an array."""
+    """A store with one trial and one layer, each measured with a number and an array."""
     store = filler.store
     attempt = filler.trial(description(), "a" * 64)
     (layer,) = store.layers([Subject("b" * 64, description(seed=None))])
@@ -35,7 +35,7 @@ def filled(filler, description) -> Store:
 
 @pytest.fixture
 def damaged(tmp_path: Path, filler, filled: Store) -> Callable[..., list[Fault]]:
-    """What is found after SQL that breaks a SQLite file: `damaged("DELETE …", 1)`."""
+    """Return the faults after SQL that breaks a SQLite file: `damaged("DELETE …", 1)`."""
 
     def find(statement: str, *values: object) -> list[Fault]:
         if filled.engine.dialect.name != "sqlite":
@@ -59,7 +59,7 @@ def test_a_sound_database_has_no_fault(filled: Store) -> None:
     assert verify_rows(filled) == []
 
 
-def test_rows_whose_parent_is_gone_are_counted_by_it(damaged) -> None:
+def test_rows_without_their_parent_are_counted_by_parent(damaged) -> None:
     assert damaged("DELETE FROM measurements WHERE id = 2") == [
         Fault(
             "foreign key", f"{table}: {rows}", "measurement_id is 2, and measurements has no row 2"
@@ -68,7 +68,7 @@ def test_rows_whose_parent_is_gone_are_counted_by_it(damaged) -> None:
     ]
 
 
-def test_a_link_to_a_component_that_is_gone(damaged) -> None:
+def test_a_link_to_a_missing_component_is_named(damaged) -> None:
     assert damaged("INSERT INTO trial_components VALUES (1, 77)") == [
         Fault(
             "foreign key",
@@ -78,7 +78,7 @@ def test_a_link_to_a_component_that_is_gone(damaged) -> None:
     ]
 
 
-def test_trials_and_layers_of_no_study_are_orphans(damaged) -> None:
+def test_trials_and_layers_without_a_study_are_orphans(damaged) -> None:
     why = "it belongs to no study, so no report shows it"
     assert damaged("DELETE FROM study_trials") == [Fault("orphan", "trial aaaaaaaaaa", why)]
     assert damaged("DELETE FROM study_layers")[1:] == [Fault("orphan", "layer bbbbbbbbbb", why)]
@@ -87,7 +87,7 @@ def test_trials_and_layers_of_no_study_are_orphans(damaged) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"no array", b"\x93NUMPY\x01\x00"], ids=["empty", "other", "cut"]
 )
-def test_an_array_that_cannot_be_read_is_named(damaged, content: bytes) -> None:
+def test_an_unreadable_array_is_named(damaged, content: bytes) -> None:
     (fault,) = damaged('UPDATE arrays SET "values" = ? WHERE id = 1', content)
     assert (fault.kind, fault.what) == ("array", "array 1: load of balance, aaaaaaaaaa")
     assert fault.why.startswith("it cannot be read: ")
@@ -101,13 +101,13 @@ def test_an_array_that_would_be_unpickled_is_not_read(damaged, tmp_path: Path) -
     assert "allow_pickle" in fault.why
 
 
-def test_a_measurement_of_two_subjects_breaks_a_rule(damaged) -> None:
+def test_a_measurement_of_two_subjects_violates_a_constraint(damaged) -> None:
     (fault,) = damaged("UPDATE measurements SET layer_id = 1 WHERE id = 1")
     assert (fault.kind, fault.what) == ("constraint", "measurements: row 1")
     assert "attempt_id IS NULL" in fault.why
 
 
-def test_a_damaged_index_is_what_sqlite_finds_itself(filled: Store, tmp_path: Path) -> None:
+def test_a_damaged_index_is_found_by_sqlites_own_check(filled: Store, tmp_path: Path) -> None:
     if filled.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL has no one file")
     filled.close()
@@ -125,7 +125,7 @@ def test_a_damaged_index_is_what_sqlite_finds_itself(filled: Store, tmp_path: Pa
     assert {(fault.kind, fault.what) for fault in faults} == {("database file", str(file))}
 
 
-def test_a_file_that_is_cut_is_refused_or_named(filled: Store, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_or_named(filled: Store, tmp_path: Path) -> None:
     if filled.engine.dialect.name != "sqlite":
         pytest.skip("PostgreSQL has no one file")
     filled.close()
@@ -142,7 +142,7 @@ def test_a_file_that_is_cut_is_refused_or_named(filled: Store, tmp_path: Path) -
     assert all("malformed" in each or "disk image" in each for each in damage), damage
 
 
-def test_a_path_of_several_attempts_is_of_the_last(filler, description) -> None:
+def test_a_path_shared_by_several_attempts_belongs_to_the_last(filler, description) -> None:
     store = filler.store
     (trial,) = store.trials([Subject("a" * 64, description())])
     for digest in ("1", "2"):

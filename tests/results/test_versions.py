@@ -1,4 +1,4 @@
-"""Which rows are of older code than others beside them: cases worked by hand."""
+"""Which rows come from older code than others beside them: cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from results.store.selection import replaced
         ([{"a": "1"}, {"a": "1"}, {"b": "1"}], [False, False, False]),
         ([{"a": "1"}, {"a": "2"}], [True, False]),
         ([{"a": "1", "b": "1"}, {"b": "1"}, {"a": "2"}], [True, False, False]),
-        # Taken back: what was newer for a while is the older one.
+        # Reverted: what was newer for a while becomes the older one.
         ([{"a": "1"}, {"a": "2"}, {"a": "1"}], [False, True, False]),
         ([{"a": "1"}, {"a": "2", "b": "1"}, {"b": "2"}], [True, True, False]),
     ],
 )
-def test_older_is_what_holds_another_version_than_the_last(asked, expected) -> None:
+def test_a_row_is_older_if_it_has_another_version_than_the_last(asked, expected) -> None:
     older = replaced([{(name,): code for name, code in each.items()} for each in asked])
     assert [bool(parts) for parts in older] == expected
 
 
 @pytest.fixture
 def asked_for(filler, description) -> Callable[..., int]:
-    """A trial of these parts in the study `tiny`: `asked_for("soft_moe", "router soft_moe 1")`."""
+    """Add a trial of these parts to study `tiny`: `asked_for("soft_moe", "router soft_moe 1")`."""
 
     def ask(router: str, *parts: str, study: str = "tiny", **changes: Any) -> int:
         store = filler.store
@@ -58,46 +58,46 @@ def shown(filler, study: str | None = "tiny", history: bool = False) -> list[tup
     return list(zip(frame.router, frame.older, strict=True))
 
 
-def test_a_router_that_was_not_run_again_is_older(filler, asked_for) -> None:
+def test_a_router_that_was_not_rerun_is_older(filler, asked_for) -> None:
     asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
     asked_for("random", "router random 1", "protocol training 1")
     assert shown(filler) == [("soft_moe", False), ("random", False)]
     asked_for("random", "router random 1", "protocol training 2")
     assert shown(filler) == [("soft_moe", True), ("random", False)]
     assert shown(filler, history=True) == [("soft_moe", True), ("random", True), ("random", False)]
-    # The code is taken back, and all of it was asked for again.
+    # The code is reverted, and everything was requested again.
     asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
     assert shown(filler) == [("random", True), ("soft_moe", False)]
 
 
-def test_another_routers_own_code_makes_nothing_older(filler, asked_for) -> None:
+def test_the_code_of_another_router_makes_nothing_older(filler, asked_for) -> None:
     asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
     asked_for("random", "router random 1", "protocol training 1")
     asked_for("random", "router random 2", "protocol training 1")
     assert shown(filler) == [("soft_moe", False), ("random", False)]
 
 
-def test_studies_stand_for_themselves(filler, asked_for) -> None:
+def test_studies_do_not_affect_each_other(filler, asked_for) -> None:
     asked_for("soft_moe", "protocol training 1")
     asked_for("random", "protocol training 2", study="other")
     assert shown(filler) == [("soft_moe", False)]
     assert shown(filler, None) == [("soft_moe", False), ("random", False)]
 
 
-def test_of_no_study_nothing_is_older(filler, description) -> None:
+def test_trials_without_a_study_are_never_older(filler, description) -> None:
     for code in "12":
         part = filler.store.components([Component("protocol", "training", "", source_hash=code)])[0]
         filler.store.trials([Subject(code, description(seed=int(code)), [part])])[0]
     assert [is_older for _, is_older in shown(filler, None)] == [False, False]
 
 
-def test_other_seeds_by_newer_code_make_the_first_ones_older(filler, asked_for) -> None:
+def test_seeds_added_by_newer_code_make_the_first_ones_older(filler, asked_for) -> None:
     asked_for("soft_moe", "router soft_moe 1", seed=0)
     asked_for("soft_moe", "router soft_moe 2", seed=1)
     assert shown(filler) == [("soft_moe", True), ("soft_moe", False)]
 
 
-def test_data_is_older_only_where_it_was_asked_for_alike(filler, asked_for) -> None:
+def test_data_is_older_only_for_equal_data_settings(filler, asked_for) -> None:
     asked_for("soft_moe", "data digits 1")
     asked_for("soft_moe", "data digits 2", data__image_size=16)
     assert shown(filler) == [("soft_moe", False), ("soft_moe", False)]
@@ -105,7 +105,7 @@ def test_data_is_older_only_where_it_was_asked_for_alike(filler, asked_for) -> N
     assert shown(filler) == [("soft_moe", True), ("soft_moe", False), ("random", False)]
 
 
-def test_what_is_derived_from_an_older_trial_is_older(filler, asked_for) -> None:
+def test_a_trial_derived_from_an_older_one_is_older(filler, asked_for) -> None:
     old = "soft_moe router soft_moe 1 {}"
     asked_for("soft_moe", "router soft_moe 1")
     asked_for("random", "router random 1", f"parent soft_moe {'p' * 8}", parent=old)
@@ -142,7 +142,7 @@ def measure(filler, suites: Sequence[tuple[str, str]], **subject: int) -> None:
         )
 
 
-def test_a_measurement_by_older_code_of_its_suite_is_older(filler, asked_for) -> None:
+def test_a_measurement_by_an_older_version_of_its_suite_is_older(filler, asked_for) -> None:
     first, second = asked_for("soft_moe"), asked_for("random")
     measure(filler, [("accuracy", "1"), ("balance", "1")], attempt_id=first)
     measure(filler, [("accuracy", "2"), ("balance", "1")], attempt_id=second)

@@ -1,4 +1,4 @@
-"""Affinities: their definitions by hand, their initial weights, and what must stay finite."""
+"""Affinities: their definitions by hand, their initial weights, and their finiteness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def tokens(groups: int = 2, count: int = 5, dim: int = 12, seed: int = 0) -> tor
     return torch.randn(groups, count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_four_are_registered_with_cards():
+def test_the_four_affinities_are_registered_with_cards():
     assert set(NAMES) <= set(AFFINITIES.names())
     for name in NAMES:
         card = AFFINITIES.get(name)
@@ -26,7 +26,7 @@ def test_the_four_are_registered_with_cards():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_have_one_entry_an_output_and_see_only_their_token(name):
+def test_logits_have_one_entry_per_output_and_depend_only_on_their_token(name):
     affinity = build_affinity(name, 12, 6)
     x = tokens()
     logits = affinity(x)
@@ -35,7 +35,7 @@ def test_logits_have_one_entry_an_output_and_see_only_their_token(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gradient_reaches_every_parameter(name):
+def test_every_parameter_gets_a_gradient(name):
     affinity = build_affinity(name, 12, 6)
     affinity(tokens()).square().sum().backward()
     for parameter in affinity.parameters():
@@ -45,7 +45,7 @@ def test_a_gradient_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1.0, 1e4, 1e15])
-def test_logits_and_gradients_are_finite_at_any_length(name, scale):
+def test_logits_and_gradients_are_finite_for_vectors_of_any_length(name, scale):
     affinity = build_affinity(name, 12, 6)
     x = (scale * tokens()).requires_grad_()
     logits = affinity(x)
@@ -56,7 +56,7 @@ def test_logits_and_gradients_are_finite_at_any_length(name, scale):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_vectors_of_zero_length_are_finite(name):
+def test_vectors_of_zero_length_give_finite_logits(name):
     affinity = build_affinity(name, 12, 6)
     with torch.no_grad():
         for parameter in affinity.parameters():
@@ -69,7 +69,7 @@ def test_vectors_of_zero_length_are_finite(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("dim", "outputs"), [(1, 1), (3, 2), (8, 1)])
-def test_small_sizes(name, dim, outputs):
+def test_affinities_work_at_the_smallest_sizes(name, dim, outputs):
     assert build_affinity(name, dim, outputs)(tokens(dim=dim)).shape == (2, 5, outputs)
 
 
@@ -111,7 +111,7 @@ def test_cosine_has_half_as_many_dimensions_as_outputs():
     assert build_affinity("cosine", 3, 32).projection.shape == (3, 3)
 
 
-def test_the_temperature_stays_above_a_hundredth():
+def test_the_temperature_stays_above_one_hundredth():
     affinity = build_affinity("cosine", 12, 6)
     assert affinity.log_scale.item() == pytest.approx(-math.log(0.3))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_soft_compares_unit_vectors_and_scales():
     torch.testing.assert_close(affinity(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_scale_of_soft_starts_where_it_is_set_and_learns_from_there():
+def test_the_scale_of_soft_starts_at_its_setting_and_is_learned():
     plain, sharp = (
         build_affinity("soft", 12, 6, **options) for options in ({}, {"initial_scale": 10})
     )

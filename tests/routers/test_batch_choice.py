@@ -1,4 +1,4 @@
-"""Routers that span the batch are what the definitions say: in training, and by threshold."""
+"""Routers that span the batch follow their definitions: in training, and by threshold."""
 
 import dataclasses
 import math
@@ -43,7 +43,7 @@ def step(router, routing):
     finish_step([router], [step_stats(routing)])
 
 
-def test_all_pairs_race_and_the_logit_weighs():
+def test_all_pairs_compete_and_the_logit_is_the_weight():
     router, logits = build("expert_race", top_k=1.5), logits_of(0)
     routing = router.train().allocate(logits)
     weights, taken = pairs(routing)
@@ -57,7 +57,7 @@ def test_all_pairs_race_and_the_logit_weighs():
     assert (taken == (flat >= router.threshold.item())).all()
 
 
-def test_expert_threshold_warms_up_by_expert_choice_then_uses_the_last_threshold():
+def test_expert_threshold_warms_up_with_expert_choice_then_uses_the_last_threshold():
     router = build("expert_threshold", expansion=4, warmup_steps=2, decay=0.9).train()
     share, mean = GROUPS * TOKENS // 4, np.zeros(EXPERTS)
     for update in range(4):
@@ -95,7 +95,7 @@ def test_slack_bounds_the_load_of_an_expert_threshold():
     assert pairs(router.eval().allocate(logits))[1].sum(0)[:2].tolist() == [GROUPS * TOKENS, 0]
 
 
-def test_micro_batches_of_an_expert_threshold_give_the_mean_of_their_quantiles():
+def test_an_expert_threshold_averages_the_quantiles_of_micro_batches():
     router = build("expert_threshold", expansion=4, decay=0.5).train()
     parts = [step_stats(router.allocate(logits_of(seed))) for seed in (0, 1)]
     finish_step([router], [{name: parts[0][name] + parts[1][name] for name in parts[0]}])
@@ -104,7 +104,7 @@ def test_micro_batches_of_an_expert_threshold_give_the_mean_of_their_quantiles()
     np.testing.assert_allclose(router.threshold.numpy(), np.mean(each, axis=0) / 2, atol=1e-6)
 
 
-def test_diffmoe_trains_by_expert_choice_over_the_batch_and_teaches_its_predictor():
+def test_diffmoe_trains_by_batch_expert_choice_and_trains_its_predictor():
     router = build("diffmoe", capacity_factor=1.5).train()
     x = torch.randn(GROUPS, TOKENS, DIM, generator=torch.Generator().manual_seed(0))
     routing = router(x)
@@ -122,7 +122,7 @@ def test_diffmoe_trains_by_expert_choice_over_the_batch_and_teaches_its_predicto
     np.testing.assert_allclose(router.threshold.numpy(), 0.05 * probable, rtol=1e-4)
 
 
-def test_the_predictor_takes_no_gradient_from_the_tokens():
+def test_the_predictor_sends_no_gradient_to_the_tokens():
     x = torch.randn(GROUPS, TOKENS, DIM, requires_grad=True)
     build("diffmoe").train()(x).loss.backward()
     assert x.grad is None
@@ -145,7 +145,7 @@ def test_diffmoe_evaluates_by_threshold_or_by_count():
         assert sorted(np.flatnonzero(taken[:, e])) == sorted(best)
 
 
-def test_a_threshold_decides_about_each_token_by_itself():
+def test_a_threshold_decides_on_each_token_independently():
     x = torch.randn(GROUPS, TOKENS, DIM)
     for name in ("expert_race", "expert_threshold", "diffmoe"):
         router = build(name).eval()
@@ -157,7 +157,7 @@ def test_a_threshold_decides_about_each_token_by_itself():
         torch.testing.assert_close(together, alone)
 
 
-def test_expert_race_loss_by_loops():
+def test_the_expert_race_loss_equals_a_loop():
     router = build("expert_race", top_k=2.0).train()
     logits = logits_of(4)
     routing = dataclasses.replace(router.allocate(logits), logits=logits)
@@ -183,7 +183,7 @@ def per_layer(**options):
     return build("expert_race", site=Site(classes=5), per_layer_weight=0.3, **options).train()
 
 
-def test_the_per_layer_loss_by_loops():
+def test_the_per_layer_loss_equals_a_loop():
     """Each token predicts the class of its image, by a linear map of GELU(xU + b)."""
     router, x = per_layer(), torch.randn(1, GROUPS * TOKENS, DIM)
     labels = torch.tensor([4, 0, 2])
@@ -200,7 +200,7 @@ def test_the_per_layer_loss_by_loops():
     assert router.gate.outer.grad is None
 
 
-def test_the_per_layer_head_changes_no_routing_and_is_silent_in_evaluation():
+def test_the_per_layer_head_changes_no_routing_and_is_inactive_in_evaluation():
     x, plain = torch.randn(1, TOKENS, DIM), build("expert_race").train()
     router = per_layer()
     plain.load_state_dict(router.state_dict(), strict=False)
@@ -210,7 +210,7 @@ def test_the_per_layer_head_changes_no_routing_and_is_silent_in_evaluation():
     assert router.eval().own_loss(router(x), batch) is None
 
 
-def test_padding_counts_in_no_per_layer_loss():
+def test_padding_does_not_count_in_the_per_layer_loss():
     router, mask = per_layer(), torch.arange(TOKENS) < torch.tensor([[8], [3], [0]])
     x, labels = torch.randn(GROUPS, TOKENS, DIM), torch.tensor([1, 3, 0])
     batch = Batch(torch.zeros(GROUPS, 1), labels)
@@ -224,7 +224,7 @@ def test_padding_counts_in_no_per_layer_loss():
 
 
 @pytest.mark.parametrize("images", [(1, 1, 1), (1, 2), (2, 1)])
-def test_a_per_layer_loss_in_parts_with_unlike_padding_is_that_of_the_batch(images):
+def test_the_per_layer_loss_of_differently_padded_parts_is_that_of_the_batch(images):
     router, mask = per_layer(), torch.arange(TOKENS) < torch.tensor([[8], [3], [0]])
     x, labels = torch.randn(GROUPS, TOKENS, DIM), torch.tensor([1, 3, 0])
 
@@ -254,9 +254,9 @@ def test_a_per_layer_loss_in_parts_with_unlike_padding_is_that_of_the_batch(imag
     torch.testing.assert_close(gradients(), want)
 
 
-def test_without_its_weight_the_per_layer_loss_asks_for_no_sums_over_the_parts():
+def test_a_per_layer_loss_of_zero_weight_needs_no_sums_over_micro_batches():
     router, parts = build("expert_race", site=Site(classes=5), per_layer_weight=0).train(), Parts()
-    parts.begin(0.5, adding=False)  # no first pass: to ask for a sum would be an error
+    parts.begin(0.5, adding=False)  # no first pass: asking for a sum would be an error
     batch = Batch(torch.zeros(1, 1), torch.tensor([1]), parts)
     assert router.own_loss(router(torch.randn(1, TOKENS, DIM)), batch) is None
 
@@ -268,7 +268,7 @@ def test_a_per_layer_loss_without_a_hidden_vector_or_classes_is_refused():
         build("expert_race", per_layer_weight=0.3)
 
 
-def test_expert_choice_over_the_batch_learns_the_gate_that_it_lets_in():
+def test_batch_expert_choice_learns_the_threshold_that_it_uses_in_evaluation():
     router = build("softmax_expert_choice", evaluation="threshold", decay=0.9).train()
     mean, slots = np.zeros(EXPERTS), GROUPS * TOKENS // EXPERTS
     for update in range(3):
@@ -281,14 +281,14 @@ def test_expert_choice_over_the_batch_learns_the_gate_that_it_lets_in():
         step(router, routing)
         np.testing.assert_allclose(router.threshold.numpy(), mean, rtol=1e-5)
     want = gates >= mean / (1 - 0.9**3)
-    for x in (logits, logits.view(GROUPS, TOKENS, EXPERTS)):  # alike in groups of any size
+    for x in (logits, logits.view(GROUPS, TOKENS, EXPERTS)):  # the same in groups of any size
         weights, taken = pairs(router.eval().allocate(x))
         assert (taken == want).all()
         np.testing.assert_allclose(weights, np.where(want, gates, 0), atol=1e-6)
     assert 0 < want.sum() < want.size
 
 
-def test_micro_batches_of_expert_choice_give_the_mean_threshold_of_all_groups():
+def test_expert_choice_averages_the_thresholds_of_all_groups_of_micro_batches():
     routers = [build("softmax_expert_choice", evaluation="threshold").train() for _ in range(2)]
     logits = logits_of(5)
     step(routers[0], routers[0].allocate(logits))
@@ -298,6 +298,6 @@ def test_micro_batches_of_expert_choice_give_the_mean_threshold_of_all_groups():
 
 
 @pytest.mark.parametrize("wrong", [{"capacity_factor": None}, {"eval_capacity_factor": 2.0}])
-def test_a_threshold_without_a_capacity_of_training_is_refused(wrong):
+def test_a_threshold_without_a_training_capacity_is_refused(wrong):
     with pytest.raises(RequestError, match="learns the lowest gate that a capacity lets in"):
         build("softmax_expert_choice", evaluation="threshold", **wrong)

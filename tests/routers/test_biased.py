@@ -1,4 +1,4 @@
-"""Choice by biased scores is what the definitions say, by loops over tokens and experts."""
+"""Choice by biased scores follows its definitions, by loops over tokens and experts."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def top(values, k):
 @pytest.mark.parametrize("score", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_the_bias_chooses_and_the_scores_weigh(training, score, k, normalize):
+def test_the_bias_affects_the_choice_and_not_the_weights(training, score, k, normalize):
     router = build("loss_free", top_k=k, score=score, normalize=normalize, route_scale=2.5)
     router.train(training)
     router.bias.copy_(torch.linspace(-0.4, 0.4, EXPERTS))
@@ -64,7 +64,7 @@ def test_sigmoid_top_k_is_normalised_by_default_and_scaled():
     assert router.bias.eq(0).all()
 
 
-def test_one_sigmoid_choice_keeps_its_score_so_that_the_gate_learns():
+def test_a_single_sigmoid_choice_keeps_its_score_so_that_the_gate_learns():
     logits = logits_of(0).requires_grad_()
     routing = build("sigmoid_top_k", top_k=1).allocate(logits)
     best = logits.detach().max(-1).values.sigmoid()
@@ -74,7 +74,7 @@ def test_one_sigmoid_choice_keeps_its_score_so_that_the_gate_learns():
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_the_bias_follows_the_sign_of_the_missing_load(centre):
+def test_the_bias_moves_by_the_sign_of_the_missing_load(centre):
     router = build("loss_free", top_k=2, update_rate=0.01, centre=centre).train()
     router.bias.copy_(torch.linspace(0, 0.1, EXPERTS))
     before = router.bias.clone()
@@ -104,7 +104,7 @@ def test_an_even_load_changes_nothing():
     assert router.bias.eq(0).all()
 
 
-def test_a_step_in_micro_batches_updates_the_bias_as_the_whole_batch_does():
+def test_micro_batches_update_the_bias_as_the_whole_batch_does():
     logits = logits_of(5, groups=6)
     whole, cut = (build("loss_free", top_k=2, update_rate=0.1) for _ in range(2))
     finish_step([whole], [step_stats(whole.allocate(logits))])
@@ -120,7 +120,7 @@ def test_a_step_in_micro_batches_updates_the_bias_as_the_whole_batch_does():
 )
 @pytest.mark.parametrize("score", ["sigmoid", "softmax"])
 @pytest.mark.parametrize(("groups", "kept", "k"), [(4, 2, 3), (2, 1, 2), (4, 2, 4)])
-def test_a_token_keeps_to_its_best_groups(group_score, best, score, groups, kept, k):
+def test_a_token_chooses_only_within_its_best_groups(group_score, best, score, groups, kept, k):
     options = {"groups": groups, "groups_kept": kept, "group_score": group_score, "score": score}
     router = build("group_limited_top_k", top_k=k, normalize=False, **options)
     router.bias.copy_(torch.linspace(0.3, -0.3, EXPERTS))
@@ -179,7 +179,7 @@ def test_the_price_is_a_quantile_of_the_logits(seed, k, ema):
     torch.testing.assert_close(routing.weights, gates)
 
 
-def test_quantile_balancing_evens_out_a_lopsided_gate():
+def test_quantile_balancing_balances_a_lopsided_gate():
     router = build("quantile_balancing", top_k=2).train()
     logits = logits_of(1, groups=16) + torch.linspace(-4, 4, EXPERTS)
     loads = []

@@ -1,4 +1,4 @@
-"""Masks and logits that are not finite, over all routers that are registered."""
+"""Masks and non-finite logits, for all registered routers."""
 
 import math
 import pickle
@@ -35,7 +35,7 @@ TOKENS_CHOOSE = [
     *("sigmoid_top_k", "loss_free", "quantile_balancing"),
 ]
 UNMASKED = ["forced", "dselect_k"]
-"""One goes by no logits, the other by those of bits, not of experts."""
+"""Routers without maskable logits: one uses none, the other those of bits, not of experts."""
 SLOTS = 2
 
 
@@ -159,7 +159,7 @@ def test_plans_give_masked_pairs_nothing_and_keep_their_sums(case):
     assert sparse.dual_value.isfinite().all()
 
 
-def test_a_mask_that_leaves_the_sums_possible_keeps_sinkhorns_columns():
+def test_sinkhorn_keeps_its_column_sums_if_the_mask_allows_them():
     logits = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(0))
     logits[0, :2, 0] = -torch.inf
     plan = sinkhorn_plan(logits, iterations=200).plan
@@ -177,7 +177,7 @@ def test_mumoe_normalises_around_a_mask():
         assert routing.logits[score.isfinite()].isfinite().all()
 
 
-# What is not finite
+# Non-finite logits
 
 
 BAD = {"nan": math.nan, "inf": math.inf}
@@ -213,7 +213,7 @@ def test_noisy_logits_are_refused_too(name):
         router(torch.zeros(2, 5, 6))
 
 
-def test_each_expert_mode_needs_a_finite_logit():
+def test_each_mode_of_experts_needs_a_finite_logit():
     site = Site(levels=(2, 3))
     router = build_router("mumoe", dim=6, num_experts=6, tokens=5, site=site)
     logits = torch.zeros(1, 5, 5)
@@ -222,9 +222,9 @@ def test_each_expert_mode_needs_a_finite_logit():
         router.allocate(logits)
 
 
-def test_a_users_router_is_guarded_too():
+def test_a_users_router_is_checked_too():
     class Own(Router):
-        """Softmax, as a user writes it."""
+        """A softmax router, as a user writes it."""
 
         def allocate(self, logits):
             return TokenChoiceRouting.top_k(torch.softmax(logits, -1), k=1, capacity=None)
@@ -236,13 +236,13 @@ def test_a_users_router_is_guarded_too():
 
 @pytest.mark.parametrize("plan", [sinkhorn_plan, lambda gates: sparse_plan(gates, 2)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_plans_refuse_what_is_not_finite(plan, value):
+def test_plans_refuse_non_finite_logits(plan, value):
     scores = torch.zeros(2, 6, 3)
     scores[1, 4, 2] = value
     with pytest.raises(NonFiniteError, match=f"token 4 of group 1 has the (logit|gate) {value}"):
         plan(scores)
 
 
-def test_the_error_travels_between_processes_without_its_router():
+def test_the_error_can_be_sent_between_processes_without_its_router():
     error = pickle.loads(pickle.dumps(NonFiniteError("token 0", torch.nn.Linear(2, 2))))
     assert (str(error), error.router) == ("token 0", None)

@@ -33,7 +33,7 @@ class Child(Base):
     extra: float | None = None
 
 
-def test_fields_keep_their_order_meaning_and_range():
+def test_fields_keep_their_order_description_and_range():
     infos = {info.name: info for info in hyper_infos(Base.hyper_model)}
     assert list(infos) == ["rate", "mode", "plain"]
     assert infos["rate"].tune == Range(0.1, 1.0, log=True)
@@ -47,7 +47,7 @@ def test_a_class_attribute_reads_as_its_default():
     assert Base.plain == 3
 
 
-def test_a_child_inherits_adds_and_removes():
+def test_a_subclass_can_inherit_add_and_remove_hyper_parameters():
     assert [info.name for info in hyper_infos(Child.hyper_model)] == ["rate", "plain", "extra"]
     assert hyper_infos(Child.hyper_model)[-1].type == "float | None"
     assert validated(Child.hyper_model, "Child", {"rate": 2})["rate"] == 2.0
@@ -55,7 +55,7 @@ def test_a_child_inherits_adds_and_removes():
         validated(Child.hyper_model, "Child", {"mode": "a"})
 
 
-def test_a_grandchild_of_a_removal_does_not_get_it_back():
+def test_a_removed_hyper_parameter_stays_removed_in_further_subclasses():
     class Grandchild(Child):
         """Adds nothing."""
 
@@ -75,8 +75,8 @@ def names(kind):
 
 
 @pytest.mark.parametrize("bases", [(Child, Other), (Other, Child)])
-def test_combined_bases_keep_what_each_declares_itself_in_any_order(bases):
-    """Neither gets back from the other what that one only inherits."""
+def test_multiple_bases_keep_their_own_declarations_in_any_order(bases):
+    """Neither brings back what the other only inherits."""
     kind = type("Combined", bases, {})
     assert set(names(kind)) == {"rate", "plain", "extra"}
     assert (kind.rate, kind.mode, kind.plain, kind.extra) == (0.25, "b", 3, None)
@@ -84,13 +84,13 @@ def test_combined_bases_keep_what_each_declares_itself_in_any_order(bases):
 
 
 @pytest.mark.parametrize("bases", [(Plain, Other, Child), (Other, Plain, Child)])
-def test_a_class_that_is_not_configurable_can_remove_one(bases):
+def test_a_mixin_that_is_not_configurable_can_remove_a_hyper_parameter(bases):
     kind = type("Combined", bases, {})
     assert names(kind) == ["extra", "rate"]
     assert kind.plain == 7
 
 
-def test_of_two_declarations_the_first_in_the_order_of_look_up_decides():
+def test_the_first_declaration_in_method_resolution_order_wins():
     class Fixed(Base):
         rate: ClassVar[float] = 9.0
 
@@ -108,7 +108,7 @@ def test_an_annotation_without_a_value_declares_nothing():
     assert names(type("Grandchild", (Typed,), {})) == names(Base)
 
 
-def test_the_order_of_a_thresholds_bases_does_not_matter():
+def test_the_order_of_the_bases_of_a_threshold_router_does_not_matter():
     kinds = [type("Both", bases, {}) for bases in permutations((BatchChoice, LearnedThreshold))]
     assert set(names(kinds[0])) == set(names(kinds[1]))
     assert not {"noise_std", "eval_capacity_factor"} & set(names(kinds[1]))
@@ -120,7 +120,7 @@ def test_a_value_without_a_type_is_refused():
         type("X", (Base,), {"rate": 0.9})
 
 
-def test_instances_carry_validated_values():
+def test_instances_have_validated_values():
     child = Child()
     child.set_hyper({"rate": "0.25"})
     assert child.rate == 0.25
@@ -135,7 +135,7 @@ def test_instances_carry_validated_values():
         ({"mode": "c"}, "mode = 'c' is not valid"),
     ],
 )
-def test_a_wrong_option_is_one_clear_message(options, message):
+def test_an_invalid_option_is_one_clear_message(options, message):
     with pytest.raises(RequestError, match=message):
         validated(Base.hyper_model, "Base", options)
 
@@ -149,7 +149,7 @@ def test_a_functions_keyword_arguments_are_its_hyper_parameters():
     assert validated(model, "loss", {"beta": 2}) == {"beta": 2.0}
 
 
-def test_the_users_own_router_needs_one_annotation():
+def test_a_users_router_needs_only_one_annotation():
     class Temperature(Router):
         temperature: float = 0.5
 
@@ -157,12 +157,12 @@ def test_the_users_own_router_needs_one_annotation():
     assert Temperature(4, 2, temperature=0.1).temperature == 0.1
 
 
-def test_resolved_hyper_parameters_resolve_to_themselves():
+def test_resolving_hyper_parameters_is_idempotent():
     resolved = validated(Router.hyper_model, "Router", {})
     assert validated(Router.hyper_model, "Router", resolved) == resolved
 
 
-def test_a_constraint_holds_for_the_numbers_of_a_union():
+def test_a_constraint_applies_to_the_numbers_of_a_union():
     shown = {info.name: info.type for info in hyper_infos(Router.hyper_model)}
     assert shown["eval_capacity_factor"] == "float | 'same' | None"
     with pytest.raises(RequestError, match=r"eval_capacity_factor = 0 is not valid: .* than 0"):
@@ -183,7 +183,7 @@ def test_a_constraint_holds_for_the_numbers_of_a_union():
         ),
     ],
 )
-def test_a_declaration_that_no_run_would_take_is_refused_at_once(annotation, default, message):
+def test_an_unusable_declaration_is_refused_at_once(annotation, default, message):
     body = {"own": default, "__annotations__": {"own": annotation}}
     with pytest.raises(RequestError, match=message):
         register_router("broken")(type("Broken", (Router,), body))

@@ -52,7 +52,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def test_the_four_are_registered_with_their_sources():
+def test_the_four_losses_are_registered_with_their_sources():
     for name in ("importance", "load", "gshard", "z"):
         assert "arXiv" in LOSSES.get(name).source
 
@@ -97,7 +97,7 @@ def test_gshard_by_hand():
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("name", ["softmax_token_choice", "sinkhorn_token_choice", "sigmoid_top_k"])
-def test_losses_of_choices_take_choices_and_gates_by_the_same_noise(name, padded):
+def test_losses_of_choices_use_the_same_noise_for_choices_and_gates(name, padded):
     options = {"top_k": 1, "noise_std": 8.0, "capacity_factor": None}
     router = build_router(name, dim=6, num_experts=4, **options)
     x, mask = torch.randn(2, 16, 6), None
@@ -125,7 +125,7 @@ def test_z_by_hand():
     assert loss("z", top_k(logits)).item() == pytest.approx(expected)
 
 
-def test_z_of_soft_logits_is_over_all_slots():
+def test_the_z_loss_of_soft_logits_covers_all_slots():
     logits = normal(2, 5, 3, 4)
     routing = dataclasses.replace(SoftRouting.from_logits(logits), logits=logits)
     expected = logits.reshape(2, 5, 12).logsumexp(-1).square().mean()
@@ -133,7 +133,7 @@ def test_z_of_soft_logits_is_over_all_slots():
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-def test_load_is_the_probability_that_scipy_gives(k):
+def test_the_load_loss_uses_the_probabilities_that_scipy_gives(k):
     logits, noise = normal(2, 6, 4), normal(2, 6, 4, seed=1)
     routing = top_k(logits, k, noise, std=0.4)
     noisy = (logits + 0.4 * noise).numpy()
@@ -144,8 +144,8 @@ def test_load_is_the_probability_that_scipy_gives(k):
     assert loss("load", routing).item() == pytest.approx(mean.var() / mean.mean() ** 2, rel=1e-9)
 
 
-def test_losses_are_over_the_batch_not_over_groups():
-    # Each group is unbalanced, the batch is not.
+def test_losses_are_computed_over_the_batch_and_not_per_group():
+    # Each group is unbalanced, but the batch is not.
     gates = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]])
     routing = TokenChoiceRouting.top_k(gates, 1, None)
     assert loss("importance", routing).item() == pytest.approx(0)
@@ -168,13 +168,13 @@ def test_extremes(groups, tokens, experts, seed):
     assert 0 <= loss("load", top_k(logits, 1, logits.flip(-1), 0.1)).item() <= experts - 1
 
 
-def test_load_at_equal_logits_is_balanced():
+def test_the_load_loss_is_balanced_at_equal_logits():
     even = torch.zeros(1, 5, 4, dtype=torch.float64)
     assert loss("load", top_k(even, 1, normal(1, 5, 4), 0.3)).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["importance", "load", "gshard", "z"])
-def test_the_gradient_reaches_the_logits_and_improves_the_loss(name):
+def test_the_gradient_reaches_the_logits_and_reduces_the_loss(name):
     logits = normal(2, 8, 4).requires_grad_()
     noise = normal(2, 8, 4, seed=3)
     value = loss(name, top_k(logits, 2, noise, 0.5))
@@ -195,13 +195,13 @@ def test_gradients_are_exact(name):
     assert torch.autograd.gradcheck(function, normal(1, 4, 3).requires_grad_())
 
 
-def test_load_without_noise_is_refused():
+def test_the_load_loss_is_refused_without_noise():
     with pytest.raises(RequestError, match=r"noise_std = 0.0.*router\.noise_std"):
         loss("load", top_k(normal(1, 4, 3)))
 
 
 @pytest.mark.parametrize("name", ["load", "gshard"])
-def test_losses_of_choices_are_refused_where_no_token_chooses(name):
+def test_losses_of_choices_are_refused_if_tokens_do_not_choose(name):
     gates = normal(1, 6, 3).softmax(-1)
     logits = normal(1, 6, 3, 2)
     routings = [
@@ -216,13 +216,13 @@ def test_losses_of_choices_are_refused_where_no_token_chooses(name):
         assert loss("importance", routing).isfinite()
 
 
-def test_z_without_logits_is_refused():
+def test_the_z_loss_is_refused_without_logits():
     with pytest.raises(RequestError, match="'z' needs logits"):
         loss("z", gates_routing([[0.5, 0.5]]))
 
 
 def looped_similarity(gates: Tensor, inputs: Tensor, same: float, different: float) -> float:
-    """The definition, pair by pair and expert by expert."""
+    """Compute the definition pair by pair and expert by expert."""
     count, experts = gates.shape
     distance = {
         (i, j): float((inputs[i] - inputs[j]).norm()) for i in range(count) for j in range(count)
@@ -248,7 +248,7 @@ def test_sample_similarity_is_the_sum_over_pairs(same, different):
     assert got.item() == pytest.approx(want, rel=1e-9)
 
 
-def test_sample_similarity_takes_an_images_tokens_together_whatever_the_groups():
+def test_sample_similarity_pools_the_tokens_of_an_image_whatever_the_groups():
     inputs, gates = normal(4, 1, 3, 3), normal(4, 6, 3, seed=1).softmax(-1)
     batch = Batch(inputs, torch.zeros(4, dtype=torch.long))
     target = LOSSES.get("sample_similarity").target
@@ -257,13 +257,13 @@ def test_sample_similarity_takes_an_images_tokens_together_whatever_the_groups()
     assert by_image.item() == pytest.approx(target(MixtureRouting(gates.mean(1, True)), batch))
 
 
-def test_sample_similarity_rewards_a_split_by_likeness():
+def test_sample_similarity_rewards_sending_similar_samples_to_the_same_expert():
     near, far = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
     batch = Batch(torch.cat([near, far]), torch.zeros(6, dtype=torch.long))
     target = LOSSES.get("sample_similarity").target
     split = torch.eye(2)[[0, 0, 0, 1, 1, 1]].unsqueeze(1)
     mixed = torch.eye(2)[[0, 1, 0, 1, 0, 1]].unsqueeze(1)
-    # All pairs of one expert are equal, all pairs of two experts at the largest distance.
+    # Samples of one expert are equal, samples of two experts are at the largest distance.
     assert target(MixtureRouting(split), batch).item() == pytest.approx(-18 / 2 / 36)
     assert target(MixtureRouting(split), batch) < target(MixtureRouting(mixed), batch)
 
@@ -281,8 +281,8 @@ def test_sample_similarity_of_equal_inputs_or_one_expert_is_zero():
 
 
 @pytest.mark.parametrize("lengths", [None, (0, 5, 3, 1, 0, 2)])
-def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch(lengths):
-    """Each of them, over three parts of unlike size and padding, of which one is all padding."""
+def test_losses_that_allow_micro_batches_have_the_gradient_of_the_whole_batch(lengths):
+    """Each is tested over three parts of different size and padding, one of them all padding."""
     mask = None if lengths is None else torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
     logits = torch.randn(6, 5, 4, dtype=torch.float64, requires_grad=True)
     noise = torch.randn(6, 5, 4, dtype=torch.float64)
@@ -305,7 +305,7 @@ def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch(lengths):
     assert not passes_of(LOSSES.get("sample_similarity").target)
     for entry in cuttable:
         if entry.name == "global_batch":
-            continue  # which defines what it does, see below
+            continue  # which defines its own behaviour, see below
         loss, parts = entry.target, Parts()
         whole = value_of(loss, slice(0, 6))
         (want,) = torch.autograd.grad(whole, logits)
@@ -325,13 +325,13 @@ def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch(lengths):
 
 
 @pytest.mark.parametrize("name", ["z", "gate_entropy"])
-def test_a_mean_over_the_tokens_of_a_batch_of_padding_alone_is_0(name):
+def test_a_mean_over_the_tokens_of_an_all_padding_batch_is_0(name):
     router = build_router("softmax_token_choice", dim=3, num_experts=4).train()
     nothing = RouterContext(mask=torch.zeros(2, 5, dtype=torch.bool))
     assert loss(name, router(torch.randn(2, 5, 3), nothing)) == 0
 
 
-def test_the_global_batch_loss_counts_the_mean_of_the_parts_so_far():
+def test_the_global_batch_loss_uses_the_mean_of_the_parts_so_far():
     router = build_router("softmax_token_choice", dim=3, num_experts=4).train()
     routings = [router.allocate(torch.randn(2, 5, 4)) for _ in range(3)]
     parts, counts = Parts(), torch.zeros(4)

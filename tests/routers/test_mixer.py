@@ -1,4 +1,4 @@
-"""MixER's gate is fitted as its definition says, by no gradient (2502.05335)."""
+"""MixER's gate is fitted as its definition says, without gradients (2502.05335)."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def build(**options):
 
 
 def contexts_in_blocks():
-    """Four groups of ten images, far from each other in one dimension each."""
+    """Return four groups of ten images, each far from the others in one dimension."""
     spread = 0.1 * torch.randn(IMAGES, DIM)
     spread[torch.arange(IMAGES), torch.arange(IMAGES) // 10] += 5
     return spread
@@ -31,15 +31,15 @@ def test_k_means_by_hand():
     assert centres.tolist() == [[1.0, 0.0], [9.0, 4.0]]
 
 
-def test_the_distance_is_absolute():
-    # (3, 3) is 3 from the origin, and 2.5 from (8, 3), by mean absolute distance; by Euclidean
+def test_k_means_uses_the_absolute_distance():
+    # By mean absolute distance, (3, 3) is 3 from the origin and 2.5 from (8, 3); by Euclidean
     # distance the origin is nearer: √18 against 5.
     points = torch.tensor([[0.0, 0.0], [3.0, 3.0], [8.0, 3.0]])
     clusters, _ = k_means(points, torch.tensor([[0.0, 0.0], [8.0, 3.0]]))
     assert clusters.tolist() == [0, 1, 1]
 
 
-def test_an_empty_cluster_and_no_convergence_give_no_clusters():
+def test_an_empty_cluster_or_a_lack_of_convergence_gives_no_clusters():
     points = torch.tensor([[0.0], [1.0]])
     assert k_means(points, torch.tensor([[0.5], [9.0]]))[0] is None
     # Sixteen centres at one end of a long row need more than 20 sweeps to spread over it.
@@ -47,9 +47,9 @@ def test_an_empty_cluster_and_no_convergence_give_no_clusters():
     assert k_means(row, row[:16].clone())[0] is None
 
 
-def test_clusters_in_order_take_the_free_expert_of_the_lowest_median():
+def test_clusters_in_turn_take_the_free_expert_with_the_lowest_median():
     # Medians, cluster by expert: (2, 1, 3), (4, 1.5, 3.5), (1, 2, 5). The first takes expert 1, so
-    # the second gets 2 and the third what is left, 0.
+    # the second gets 2 and the third gets 0, the one left.
     losses = torch.tensor(
         [[2.0, 1, 3], [4.0, 1, 3], [4.0, 2, 4], [0.0, 2, 5], [1.0, 2, 0], [9.0, 2, 7]]
     )
@@ -57,7 +57,9 @@ def test_clusters_in_order_take_the_free_expert_of_the_lowest_median():
     assert best_free_experts(losses, clusters).tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize("images", [3, IMAGES])  # fewer than d + 1 too: the smallest solution
+@pytest.mark.parametrize(
+    "images", [3, IMAGES]
+)  # fewer than d + 1 as well: the minimum-norm solution
 def test_the_gate_is_the_least_squares_fit(images):
     contexts = torch.randn(images, DIM, dtype=torch.double)
     experts = torch.arange(images) % EXPERTS
@@ -67,7 +69,7 @@ def test_the_gate_is_the_least_squares_fit(images):
 
 
 def tried(router, contexts, losses):
-    """One step whose images have these contexts, and on which the experts have these losses."""
+    """Take one step whose images have these contexts, and whose experts have these losses."""
     routing = router.train()(contexts.unsqueeze(1).expand(-1, TOKENS, -1))
     finish_step([router], [{**step_stats(routing), "expert_losses": losses}])
 
@@ -89,16 +91,16 @@ def test_each_cluster_goes_to_its_best_expert_after_an_update():
     )
 
 
-def test_a_gate_that_finds_no_clusters_stays_and_forgets_the_centres():
+def test_a_gate_that_finds_no_clusters_is_unchanged_and_forgets_the_centres():
     router = build()
-    router.known.fill_(True)  # centres of 0 alone: all images are nearest to the first
+    router.known.fill_(True)  # all centres are 0, so all images are nearest to the first
     weight = router.gate.weight.clone()
     tried(router, contexts_in_blocks(), torch.rand(IMAGES, EXPERTS))
     assert (int(router.tries), int(router.fits), bool(router.known)) == (1, 0, False)
     assert router.gate.weight.equal(weight)
 
 
-def test_first_centres_are_drawn_around_the_mean_and_again_after_a_failure():
+def test_initial_centres_are_drawn_around_the_mean_and_redrawn_after_a_failure():
     router, contexts = build(), contexts_in_blocks() + 100
     for _ in range(30):
         tried(router, contexts, torch.rand(IMAGES, EXPERTS))
@@ -107,7 +109,7 @@ def test_first_centres_are_drawn_around_the_mean_and_again_after_a_failure():
     assert 0 < int(router.fits) <= int(router.tries)
 
 
-def test_padded_images_of_any_sizes_count_as_their_real_tokens_and_empty_ones_nowhere():
+def test_padded_images_count_by_their_real_tokens_and_empty_ones_not_at_all():
     contexts, losses = contexts_in_blocks(), torch.rand(IMAGES, EXPERTS)
     mask = torch.arange(TOKENS) < (1 + torch.arange(IMAGES) % TOKENS)[:, None]
     empty = torch.tensor([0, 25])
@@ -126,7 +128,7 @@ def test_padded_images_of_any_sizes_count_as_their_real_tokens_and_empty_ones_no
     torch.testing.assert_close(routers[0].state_dict(), routers[1].state_dict())
 
 
-def test_a_batch_of_padding_alone_changes_nothing():
+def test_an_all_padding_batch_changes_nothing():
     router = build().train()
     before = {name: value.clone() for name, value in router.state_dict().items()}
     nothing = torch.zeros(2, TOKENS, dtype=torch.bool)
@@ -143,13 +145,13 @@ def test_no_gradient_reaches_the_gate_or_passes_through_it():
     assert not routing.weights.requires_grad
 
 
-def test_other_groups_than_images_and_micro_batches_are_refused():
+def test_groups_other_than_images_and_micro_batches_are_refused():
     experts = MLPExperts(EXPERTS, ReplacedMLP(DIM, 2 * DIM))
     with pytest.raises(RequestError, match=r"model.groups = 'batch': the router MixER .* 'image'"):
         MoELayer(build(), experts, groups="batch")
 
 
-def test_a_forced_expert_runs_on_every_token_and_only_while_forced():
+def test_a_forced_expert_runs_on_every_token_but_only_while_forced():
     layer = MoELayer(build(), MLPExperts(EXPERTS, ReplacedMLP(DIM, 2 * DIM))).eval()
     x = torch.randn(IMAGES, TOKENS, DIM)
     before = layer(x)

@@ -19,14 +19,14 @@ def tokens(groups=3, seed=0):
 
 
 def moved(router):
-    """The router with gates that are not even."""
+    """Return the router with uneven gates."""
     with torch.no_grad():
         for parameter in router.parameters():
             parameter.normal_()
     return router
 
 
-def test_top_k_keeps_the_gates_and_drops_the_other_weights():
+def test_top_k_keeps_the_largest_gates_and_zeroes_the_rest():
     routing = router_of("softmax_mixture", weighed_top_k=2)(tokens())
     gates = routing.logits.softmax(-1)
     torch.testing.assert_close(routing.gates, gates)
@@ -35,7 +35,7 @@ def test_top_k_keeps_the_gates_and_drops_the_other_weights():
     assert (routing.expert_load() == 5).all()
 
 
-def test_in_training_all_run_and_after_it_the_best():
+def test_all_experts_run_in_training_and_only_the_best_afterwards():
     router = router_of("softmax_mixture", eval_top_k=2)
     assert isinstance(router(tokens()), MixtureRouting)
     after = router.eval()(tokens())
@@ -46,7 +46,7 @@ def test_in_training_all_run_and_after_it_the_best():
 
 
 @pytest.mark.parametrize("option", ["weighed_top_k", "eval_top_k"])
-def test_more_experts_than_there_are_are_refused(option):
+def test_a_top_k_above_the_number_of_experts_is_refused(option):
     with pytest.raises(RequestError, match=f"{option} = 5 is more than num_experts = 4"):
         router_of("softmax_mixture", **{option: 5})
 
@@ -64,7 +64,7 @@ def entmax15_by_bisection(logits):
 
 @pytest.mark.parametrize("normalization", ["batch", "layer"])
 @pytest.mark.parametrize("activation", ["entmax15", "softmax"])
-def test_mumoe_activates_normalised_logits(normalization, activation):
+def test_mumoe_applies_its_activation_to_normalised_logits(normalization, activation):
     router = moved(router_of("mumoe", normalization=normalization, activation=activation))
     x = tokens()
     routing = router(x)
@@ -79,7 +79,7 @@ def test_mumoe_activates_normalised_logits(normalization, activation):
     torch.testing.assert_close(routing.weights, gates)
 
 
-def test_outside_training_the_batch_has_no_part_in_it():
+def test_outside_training_gates_do_not_depend_on_the_batch():
     router = moved(router_of("mumoe"))
     router(tokens())
     x = tokens(seed=1)
@@ -87,13 +87,13 @@ def test_outside_training_the_batch_has_no_part_in_it():
     torch.testing.assert_close(router(x).gates[:1], router(x[:1]).gates)
 
 
-def test_all_experts_start_alike():
+def test_all_experts_start_with_equal_gates():
     routing = router_of("mumoe")(tokens())
     torch.testing.assert_close(routing.gates, torch.full_like(routing.gates, 0.25))
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer"])
-def test_the_levels_are_activated_by_themselves_and_multiplied(normalization):
+def test_levels_are_activated_separately_and_multiplied(normalization):
     site = Site(levels=(2, 3))
     router = moved(router_of("mumoe", experts=6, site=site, normalization=normalization))
     routing = router(tokens())
@@ -130,7 +130,7 @@ def test_two_levels_are_as_equal_as_they_can_be(experts):
         ("mumoe", {}),
     ],
 )
-def test_reweighting_multiplies_the_combine_tensor_alone(name, options):
+def test_reweighting_multiplies_only_the_combine_tensor(name, options):
     routing = moved(router_of(name, **options)).eval()(tokens())
     factors = torch.tensor([0.0, 1.0, 2.0, -0.5], dtype=torch.float64)
     changed = routing.reweighted(factors)
@@ -144,7 +144,7 @@ def test_reweighting_multiplies_the_combine_tensor_alone(name, options):
     torch.testing.assert_close(changed.combine(slots), by_tensor)
 
 
-def test_a_mixture_with_noise_weighs_by_the_noisy_logits():
+def test_a_mixture_with_noise_is_weighted_by_the_noisy_logits():
     routing = router_of("softmax_mixture", noise_std=2.0)(tokens())
     torch.testing.assert_close(routing.gates, routing.logits.softmax(-1))
     torch.testing.assert_close(routing.weights, routing.noisy_logits.softmax(-1))
@@ -167,7 +167,7 @@ def test_float32_outputs_are_mixed_in_float32_under_autocast():
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e20, 3e38])
-def test_entmax_of_large_logits_takes_the_largest(scale):
+def test_entmax_of_large_logits_selects_the_largest(scale):
     router = build_router("mumoe", dim=4, num_experts=4)
     gates = router.allocate(scale * torch.tensor([[[1.0, -1.0, 0.5, 0.0]]])).gates
     assert gates.argmax() == 0

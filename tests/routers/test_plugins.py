@@ -1,4 +1,4 @@
-"""A user's file, anywhere on disk, becomes a router; a broken one says why and disturbs nothing."""
+"""A user's file anywhere on disk becomes a router; a broken one says why, without side effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Mine(Router):
 
 @pytest.fixture(autouse=True)
 def _nothing_stays():
-    """Whatever a test loads is forgotten after it."""
+    """Forget after a test whatever it loaded."""
     before = {registry: registry.names() for registry in Registry.instances}
     yield
     for registry in Registry.instances:
@@ -64,14 +64,14 @@ def test_loading_twice_is_harmless(tmp_path):
     assert load_plugin(file) is load_plugin(tmp_path / "x" / ".." / "my_router.py")
 
 
-def test_a_name_that_is_no_identifier_works(tmp_path):
+def test_a_file_name_that_is_no_identifier_works(tmp_path):
     load_plugin(write(tmp_path, PLUGIN.format(name="mine"), "my router-2.1.py"))
     load_plugin(write(tmp_path, PLUGIN.format(name="other"), "my_router_2_1.py"))
     assert {"mine", "other"} <= set(list_routers())
 
 
-def test_what_lies_beside_a_plugin_is_imported_as_in_a_script(tmp_path):
-    """Also late, within a function, and by a helper."""
+def test_modules_beside_a_plugin_can_be_imported_as_in_a_script(tmp_path):
+    """This includes late imports within a function, and imports by a helper."""
     text = (
         "import helper\nimport package.inner\nfrom . import helper as relative\n"
         + PLUGIN.format(name="mine")
@@ -98,7 +98,7 @@ def test_what_lies_beside_a_plugin_is_imported_as_in_a_script(tmp_path):
     ],
 )
 def test_helpers_of_the_same_name_are_refused(tmp_path, statement, name):
-    """In each of two folders; the message names both files, and a way out."""
+    """There is one in each of two folders; the message names both files, and a way out."""
     files = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         write(folder, f"VALUE = {folder.name!r}", "helper.py")
@@ -121,7 +121,7 @@ def test_helpers_of_the_same_name_are_refused(tmp_path, statement, name):
     assert load_plugin(files[1]).other.__file__ == str(tmp_path / "b" / "other.py")
 
 
-def test_relative_imports_tell_helpers_of_the_same_name_apart(tmp_path):
+def test_relative_imports_distinguish_helpers_of_the_same_name(tmp_path):
     modules = []
     for name in ("a", "b"):
         write(tmp_path / name, f"VALUE = {name!r}", "helper.py")
@@ -130,7 +130,7 @@ def test_relative_imports_tell_helpers_of_the_same_name_apart(tmp_path):
     assert [module.VALUE for module in modules] == ["a", "b"]
 
 
-def test_a_helper_that_a_library_hides_is_refused(tmp_path):
+def test_a_helper_shadowed_by_a_library_is_refused(tmp_path):
     write(tmp_path, "VALUE = 1", "entmax.py")
     message = failure(write(tmp_path, "import entmax\n" + PLUGIN.format(name="mine")))
     assert f"`import entmax` means {tmp_path / 'entmax.py'}, and would find " in message
@@ -170,7 +170,7 @@ def test_neither_the_standard_library_nor_a_file_of_the_same_name_is_shadowed(tm
 
 
 def test_a_neighbour_is_never_mistaken_for_a_package_of_the_bench(tmp_path):
-    """Also where the plugin itself has its name, which works as a plugin all the same."""
+    """Even if the plugin itself has such a name, which nevertheless works as a plugin."""
     write(tmp_path, "raise SystemExit('not this one')", "results.py")
     write(tmp_path, PLUGIN.format(name="neighbour"), "routers.py")
     text = "import results, suites\n" + PLUGIN.format(name="mine")
@@ -180,19 +180,19 @@ def test_a_neighbour_is_never_mistaken_for_a_package_of_the_bench(tmp_path):
     assert {"mine", "neighbour"} <= set(list_routers())
 
 
-def test_an_import_error_names_the_plugins_own_line(tmp_path):
+def test_an_import_error_names_the_line_of_the_plugin(tmp_path):
     file = write(tmp_path, "import torch\n\nfrom routers import Roter\n")
     message = failure(file)
     assert f"{file}:3: from routers import Roter — ImportError: cannot import name" in message
 
 
-def test_the_line_is_the_plugins_also_where_a_library_raises(tmp_path):
+def test_the_line_of_the_plugin_is_named_even_if_a_library_raises(tmp_path):
     file = write(tmp_path, "import json\nx = json.loads('{')\n")
     message = failure(file)
     assert f"{file}:2: x = json.loads('{{') — JSONDecodeError" in message
 
 
-def test_an_error_in_a_helper_names_the_helpers_line(tmp_path):
+def test_an_error_in_a_helper_names_the_line_of_the_helper(tmp_path):
     helper = write(tmp_path, "def f():\n    return 1 / 0\n", "helper.py")
     message = failure(write(tmp_path, "import helper\nhelper.f()\n"))
     assert f"{helper}:2: return 1 / 0 — ZeroDivisionError: division by zero" in message
@@ -206,12 +206,12 @@ def test_a_syntax_error_names_its_line(tmp_path, name):
     assert f"{file}:2: y = ( — SyntaxError: " in message
 
 
-def test_an_exit_is_a_failure_too(tmp_path):
+def test_a_plugin_that_exits_is_a_failure_too(tmp_path):
     message = failure(write(tmp_path, "import sys\nsys.exit('needs a licence')\n"))
     assert "sys.exit('needs a licence') — SystemExit: needs a licence" in message
 
 
-def test_a_taken_name_is_refused_at_the_plugins_line(tmp_path):
+def test_a_taken_name_is_refused_with_the_line_of_the_plugin(tmp_path):
     file = write(tmp_path, PLUGIN.format(name="soft_moe"))
     message = failure(file)
     assert f"{file}:5: " in message
@@ -222,7 +222,7 @@ def test_a_plugin_that_registers_nothing_is_refused(tmp_path):
     assert "registers nothing" in failure(write(tmp_path, "x = 1\n"))
 
 
-def test_a_failed_plugin_leaves_nothing_behind_and_works_once_it_is_mended(tmp_path):
+def test_a_failed_plugin_leaves_nothing_behind_and_works_once_fixed(tmp_path):
     before, modules = list_routers(), set(sys.modules)
     write(tmp_path, PLUGIN.format(name="helpers"), "helper.py")
     text = "import helper\n" + PLUGIN.format(name="mine")
@@ -235,8 +235,8 @@ def test_a_failed_plugin_leaves_nothing_behind_and_works_once_it_is_mended(tmp_p
     assert list_routers() == [*before, "helpers", "mine"]
 
 
-def test_what_a_module_outside_registers_survives_the_plugins_failure(tmp_path, monkeypatch):
-    """A first import of a library by a plugin that fails must not empty the library's registry."""
+def test_registrations_by_outside_modules_survive_a_plugins_failure(tmp_path, monkeypatch):
+    """A failing plugin that is the first to import a library must not empty its registry."""
     monkeypatch.syspath_prepend(tmp_path / "installed")
     write(tmp_path / "installed", PLUGIN.format(name="of_library"), "entry_point_library.py")
     failure(write(tmp_path, "import entry_point_library\nraise ValueError\n"))
@@ -251,14 +251,14 @@ def test_what_a_module_outside_registers_survives_the_plugins_failure(tmp_path, 
         ("", "is a folder; name the Python file; available: my_router.py"),
     ],
 )
-def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path, asked, hint):
+def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path, asked, hint):
     write(tmp_path, PLUGIN.format(name="mine"))
     assert hint in failure(tmp_path / asked)
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Installs modules, each as a distribution with an entry point of its own name."""
+    """Install modules, each as a distribution with an entry point of its own name."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def install(module: str, text: str) -> None:
@@ -271,7 +271,7 @@ def installed(tmp_path, monkeypatch):
     return install
 
 
-def test_entry_points_are_loaded_and_broken_ones_reported(installed):
+def test_entry_points_are_loaded_and_broken_ones_are_reported(installed):
     installed("entry_point_broken", PLUGIN.format(name="lost") + "\nraise ValueError('oh')\n")
     installed("entry_point_empty", "")
     installed("entry_point_good", PLUGIN.format(name="good"))

@@ -1,4 +1,4 @@
-"""Routers whose tokens take different numbers of experts are what the definitions say."""
+"""Routers whose tokens take different numbers of experts follow their definitions."""
 
 import itertools
 import math
@@ -49,12 +49,12 @@ def test_top_p_takes_experts_up_to_the_one_that_crosses_p(seed, p):
         np.testing.assert_allclose(weights[g, t, chosen], gates[g, t, chosen], rtol=1e-5)
 
 
-def test_top_p_of_one_takes_all_and_of_little_takes_one():
+def test_a_top_p_of_1_takes_all_experts_and_a_tiny_one_takes_one():
     assert arrays(build("top_p", p=1.0).allocate(logits_of(0)))[0].all()
     assert (arrays(build("top_p", p=1e-9).allocate(logits_of(0)))[0].sum(-1) == 1).all()
 
 
-def test_relu_weighs_by_the_positive_logits():
+def test_relu_is_weighted_by_the_positive_logits():
     logits = logits_of(1)
     taken, weights = arrays(build("relu").train().allocate(logits))
     np.testing.assert_allclose(weights, logits.clamp(min=0).numpy(), atol=1e-7)
@@ -78,7 +78,7 @@ def test_the_sparsity_loss_is_weighted_by_the_load():
     assert loss.item() == pytest.approx(want, rel=1e-5)
 
 
-def test_the_strength_follows_the_sparsity_of_the_whole_model():
+def test_the_loss_strength_follows_the_sparsity_of_the_whole_model():
     dense, sparse = torch.ones(1, 4, EXPERTS), -torch.ones(1, 4, EXPERTS)
     cases = [((dense, dense), 1.2), ((sparse, sparse), 1 / 1.2), ((dense, sparse), 1.2)]
     for layers, factor in cases:
@@ -92,7 +92,7 @@ def test_the_strength_follows_the_sparsity_of_the_whole_model():
             assert router.strength.item() == pytest.approx(1e-8 * factor, rel=1e-6)
 
 
-def test_a_share_that_is_on_target_divides():
+def test_the_loss_strength_is_divided_when_sparsity_is_on_target():
     router = build("relu", experts=4, target_top_k=2.0).train()
     logits = torch.tensor([1.0, 1.0, -1.0, -1.0]).expand(1, 6, 4)
     finish_step([router], [step_stats(router.allocate(logits))])
@@ -115,7 +115,7 @@ def test_dynmoe_compares_each_score_with_the_experts_own_threshold():
     assert 0 < want.sum() < want.size
 
 
-def test_a_token_without_an_expert_gets_the_best_one_in_evaluation_alone():
+def test_a_token_without_an_expert_gets_the_best_one_only_in_evaluation():
     router = build("dynmoe")
     with torch.no_grad():
         router.thresholds.fill_(5.0)
@@ -127,7 +127,7 @@ def test_a_token_without_an_expert_gets_the_best_one_in_evaluation_alone():
     np.testing.assert_allclose(weights.sum(-1), 1)
 
 
-def test_the_comparison_passes_its_gradient_at_chosen_pairs_alone():
+def test_the_comparison_passes_its_gradient_only_at_chosen_pairs():
     router, logits = build("dynmoe").train(), logits_of(3).requires_grad_()
     routing = router.allocate(logits)
     taken = routing.taken()
@@ -138,7 +138,7 @@ def test_the_comparison_passes_its_gradient_at_chosen_pairs_alone():
     assert router.thresholds.grad.abs().sum() > 0
 
 
-def test_the_loss_of_dynmoe_by_hand():
+def test_the_dynmoe_loss_by_hand():
     router = build("dynmoe", experts=3).train()
     with torch.no_grad():
         router.vectors.copy_(torch.eye(3, DIM) * torch.tensor([[1.0], [2.0], [3.0]]))
@@ -150,7 +150,7 @@ def test_the_loss_of_dynmoe_by_hand():
     assert loss.item() == pytest.approx(0.01 * (gram + lengths), rel=1e-5)
 
 
-def test_experts_come_and_go():
+def test_dynmoe_adds_and_removes_experts():
     router = build("dynmoe", experts=3, adapt_every=2).train()
     x = torch.randn(1, 6, DIM)
     router.mask[2] = False
@@ -158,7 +158,7 @@ def test_experts_come_and_go():
         router.thresholds.copy_(torch.tensor([5.0, 5.0, 0.0]))
     for _ in range(2):
         finish_step([router], [step_stats(router(x))])
-    # Nobody was chosen, so nobody is removed; tokens without an expert bring the masked one.
+    # No expert was chosen, so none is removed; tokens without an expert restore the masked one.
     assert router.mask.tolist() == [True, True, True]
     direction = x.sum((0, 1)) / x.sum((0, 1)).norm()
     torch.testing.assert_close(router.vectors[2].detach(), direction)
@@ -238,7 +238,7 @@ def test_base_assigns_evenly_for_the_highest_sum(seed):
     assert greedy.equal(logits.argmax(-1))
 
 
-def test_experts_that_do_not_divide_the_tokens_get_one_more_at_most():
+def test_no_expert_gets_more_than_the_rounded_up_share_of_tokens():
     logits = torch.randn(3, 10, 4) + torch.tensor([5.0, 0, 0, 0])
     load = build("base", experts=4).train().allocate(logits).expert_load()
     assert load.sum(1).tolist() == [10, 10, 10]
@@ -263,7 +263,7 @@ def test_forced_takes_turns_whatever_the_logits(tokens, experts, k, seed):
     assert load.sum() == tokens * k
 
 
-def test_a_skew_loads_the_first_expert_by_that_factor():
+def test_a_skew_increases_the_load_of_the_first_expert_by_that_factor():
     router = build_router("forced", dim=DIM, num_experts=8, top_k=2, skew=3.0, capacity_factor=None)
     load = router.allocate(torch.zeros(1, 64, 8)).expert_load()[0].tolist()
     assert load[0] == 3 * 64 * 2 // 8

@@ -31,12 +31,12 @@ def test_a_component_is_found_by_name_with_its_card(registry):
     assert "def registry" in card.source_text
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(registry):
+def test_an_unknown_name_is_refused_with_the_nearest_one(registry):
     with pytest.raises(RequestError, match="no thing is named 'frist'; did you mean 'first'"):
         registry.get("frist")
 
 
-def test_messages_agree_with_the_kind():
+def test_messages_use_the_grammar_of_the_kind():
     kinds = {kind: Registry(kind) for kind in ("router", "loss", "experts")}
     messages = {}
     for kind, registry in kinds.items():
@@ -50,7 +50,7 @@ def test_messages_agree_with_the_kind():
     }
 
 
-def test_a_name_is_taken_once(registry):
+def test_a_name_can_be_registered_only_once(registry):
     with pytest.raises(RequestError, match="'first' is registered already"):
         registry.register("first")(lambda: None)
 
@@ -73,7 +73,7 @@ def test_every_router_says_what_it_is_and_where_it_comes_from():
         assert all(info.meaning for info in card.hyper), entry.name
 
 
-def test_a_router_whose_allocate_is_misspelt_is_told_so():
+def test_a_router_with_a_misspelt_allocate_is_refused_with_a_hint():
     class Mine(Router):
         def alocate(self, logits):
             return logits
@@ -90,7 +90,7 @@ def test_a_router_whose_allocate_is_misspelt_is_told_so():
         ("zzzz", "; available: attentive, base, dense"),
     ],
 )
-def test_only_names_that_are_alike_are_offered(name: str, end: str):
+def test_only_similar_names_are_suggested(name: str, end: str):
     with pytest.raises(RequestError) as raised:
         ROUTERS.get(name)
     assert end in str(raised.value)

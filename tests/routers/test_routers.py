@@ -1,4 +1,4 @@
-"""Routers are what the definitions say: capacity, noise, who chooses, and what weighs."""
+"""Routers follow their definitions: capacity, noise, who chooses, and what gives the weights."""
 
 import math
 
@@ -37,7 +37,7 @@ def build(name, **options):
     return build_router(name, dim=16, num_experts=4, tokens=12, **options)
 
 
-def test_the_six_and_the_nulls_are_registered():
+def test_the_six_routers_and_the_nulls_are_registered():
     assert set(STUDY) < set(list_routers())
     assert {"dense", "dense_params", "random", "hash", "frozen"} < set(list_routers())
 
@@ -56,7 +56,7 @@ def test_capacity_is_the_definition(tokens, experts, k, factor):
 
 
 @pytest.mark.parametrize("name", ["softmax_token_choice", "softmax_expert_choice"])
-def test_the_evaluation_has_a_capacity_of_its_own(name):
+def test_evaluation_has_its_own_capacity(name):
     router = build(name, capacity_factor=1.0, eval_capacity_factor=2.0)
     tokens = torch.randn(2, 12, 16)
     assert router(tokens).num_slots == 3
@@ -101,7 +101,7 @@ def test_noise_comes_from_the_generator_of_the_context(name):
 
 
 @pytest.mark.parametrize("name", ["sinkhorn_token_choice", "sinkhorn_expert_choice"])
-def test_sinkhorn_chooses_by_the_noisy_plan_and_weighs_by_the_clean_gates(name):
+def test_sinkhorn_chooses_by_the_noisy_plan_and_weights_by_the_clean_gates(name):
     router = build(name, noise_std=4.0)
     routing = router(torch.randn(2, 12, 16))
     plan = sinkhorn_plan(routing.noisy_logits).plan
@@ -117,7 +117,7 @@ def test_sinkhorn_chooses_by_the_noisy_plan_and_weighs_by_the_clean_gates(name):
     assert routing.diagnostics["marginal_error"].shape == (2,)
 
 
-def test_sinkhorn_token_choice_serves_by_the_plan():
+def test_sinkhorn_token_choice_prioritises_tokens_by_the_plan():
     routing = build("sinkhorn_token_choice", capacity_factor=0.5)(torch.randn(4, 12, 16))
     best = sinkhorn_plan(routing.logits).plan.max(-1)
     for g in range(4):
@@ -128,7 +128,7 @@ def test_sinkhorn_token_choice_serves_by_the_plan():
             assert set(kept.tolist()) == set(served.tolist())
 
 
-def test_the_sparse_router_takes_the_best_scores_and_weighs_by_the_gates():
+def test_the_sparse_router_chooses_by_score_and_weights_by_gate():
     router = build("sparsity_constrained_expert_choice")
     routing = router(torch.randn(2, 12, 16))
     gates = routing.logits.softmax(-1)
@@ -144,21 +144,21 @@ def test_the_sparse_router_takes_the_best_scores_and_weighs_by_the_gates():
     ("tokens", "experts", "factor", "slots"),
     [(12, 4, 1.0, 3), (12, 4, 2.0, 6), (4, 8, 1.0, 1), (49, 8, 1.0, 6), (50, 8, 1.0, 6)],
 )
-def test_soft_moe_has_the_slots_of_the_definition(tokens, experts, factor, slots):
+def test_soft_moe_has_the_number_of_slots_of_its_definition(tokens, experts, factor, slots):
     router = build_router(
         "soft_moe", dim=8, num_experts=experts, tokens=tokens, capacity_factor=factor
     )
     assert router(torch.randn(1, tokens, 8)).num_slots == slots
 
 
-def test_soft_moe_says_what_it_needs():
+def test_soft_moe_names_a_missing_requirement():
     with pytest.raises(RequestError, match="num_slots"):
         build_router("soft_moe", dim=8, num_experts=4)
     assert build_router("soft_moe", dim=8, num_experts=4, num_slots=5).slots == 5
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_nulls_combine_evenly(k):
+def test_nulls_combine_with_equal_weights(k):
     tokens = torch.randn(5, 12, 16)
     for name in ("random", "hash"):
         router = build(name, top_k=k, capacity_factor=None)
@@ -169,7 +169,7 @@ def test_nulls_combine_evenly(k):
         assert router.eval()(tokens).experts.equal(router(tokens).experts)
 
 
-def test_random_draws_anew_in_training_and_hash_never():
+def test_random_redraws_in_training_and_hash_never_does():
     tokens = torch.randn(40, 12, 16)
     random, hashed = build("random"), build("hash")
     assert not random(tokens).experts.equal(random(tokens).experts)
@@ -179,7 +179,7 @@ def test_random_draws_anew_in_training_and_hash_never():
     assert (hashed(tokens).expert_load() == 3).all()
 
 
-def test_random_in_eval_mode_is_even_independent_of_the_batch_and_keyed_by_its_seed():
+def test_random_in_eval_mode_is_even_seeded_and_independent_of_the_batch():
     tokens = torch.randn(100, 12, 16)
     router = build("random", capacity_factor=None).eval()
     routed = router(tokens).experts
@@ -196,7 +196,7 @@ def test_frozen_keeps_its_gate():
 
 @pytest.mark.parametrize("affinity", ["linear", "cosine", "mlp", "soft"])
 @pytest.mark.parametrize("name", STUDY)
-def test_any_affinity_goes_with_any_allocation(name, affinity):
+def test_any_affinity_works_with_any_allocation(name, affinity):
     router = build(name, affinity=affinity)
     routing = router(torch.randn(2, 12, 16))
     routing.combine(routing.dispatch(torch.randn(2, 12, 16))).sum().backward()
@@ -226,11 +226,11 @@ def test_a_router_computes_in_float32_under_autocast(name):
         ({"affinity": "mlp", "affinity_options": {"hiden": 3}}, "did you mean 'hidden'"),
     ],
 )
-def test_a_wrong_hyper_parameter_is_answered_with_the_right_one(options, message):
+def test_a_wrong_hyper_parameter_is_refused_with_the_right_name(options, message):
     with pytest.raises(RequestError, match=message):
         build("softmax_token_choice", **options)
 
 
-def test_an_unknown_router_is_answered_with_the_nearest():
+def test_an_unknown_router_is_refused_with_the_nearest_name():
     with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
         build("softmoe")

@@ -1,4 +1,4 @@
-"""The fast paths of every form of routing equal the definition, and the counts are right."""
+"""The fast path of every form of routing equals the definition, and the counts are right."""
 
 import pytest
 import torch
@@ -32,13 +32,13 @@ def logits_of(size, *extra):
 
 
 def per_expert(slot_inputs):
-    """A different nonlinear function for each expert."""
+    """Apply a different nonlinear function for each expert."""
     scale = torch.arange(1, slot_inputs.shape[0] + 1, dtype=slot_inputs.dtype)
     return torch.sin(slot_inputs * scale.view(-1, *[1] * (slot_inputs.dim() - 1)) + 0.3)
 
 
 def assert_equals_definition(routing, logits):
-    """Values and gradients by the fast path and by the materialised tensors."""
+    """Compare values and gradients of the fast path with those of the materialised tensors."""
     groups, tokens = logits.shape[:2]
     x = torch.randn(groups, tokens, DIM, dtype=torch.float64, requires_grad=True)
     d, c = routing.dispatch_tensor(), routing.combine_tensor()
@@ -181,7 +181,7 @@ def test_all_first_choices_are_served_before_second_ones():
     torch.testing.assert_close(routing.combine_weights(), weights)
 
 
-def test_without_priority_tokens_are_served_in_order_and_with_it_by_their_highest_score():
+def test_tokens_are_served_in_order_or_with_priority_by_their_highest_score():
     gates = gates_of([0.6, 0.4], [0.9, 0.1], [0.7, 0.3])
     in_order = TokenChoiceRouting.top_k(gates, 1, capacity=1)
     assert in_order.kept.flatten().tolist() == [True, False, False]
@@ -190,7 +190,7 @@ def test_without_priority_tokens_are_served_in_order_and_with_it_by_their_highes
     assert by_score.position.flatten().tolist() == [2, 0, 1]
 
 
-def test_scores_choose_and_gates_weigh():
+def test_scores_decide_the_choice_and_gates_the_weights():
     gates, scores = gates_of([0.6, 0.4]), gates_of([0.1, 0.9])
     routing = TokenChoiceRouting.top_k(gates, 1, None, scores=scores)
     assert routing.experts.item() == 1
@@ -202,14 +202,14 @@ def test_renormalised_weights_sum_to_one_over_the_choices():
     torch.testing.assert_close(routing.weights, torch.tensor([[[0.625, 0.375]]]))
 
 
-def test_an_unused_slot_holds_zeros_even_beside_a_nan():
+def test_an_unused_slot_holds_zeros_even_if_a_token_is_nan():
     routing = TokenChoiceRouting.top_k(gates_of([0.9, 0.1], [0.8, 0.2]), 1, capacity=2)
     slots = routing.dispatch(torch.full((1, 2, DIM), torch.nan))
     assert slots[0].isnan().all()
     assert (slots[1] == 0).all()
 
 
-def test_experts_take_the_tokens_of_their_highest_gates():
+def test_experts_take_the_tokens_with_their_highest_gates():
     gates = gates_of([0.6, 0.4], [0.9, 0.1], [0.7, 0.3])
     routing = ExpertChoiceRouting.top_tokens(gates, 2)
     assert routing.tokens.sort(-1).values.tolist() == [[[1, 2], [0, 2]]]

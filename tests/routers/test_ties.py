@@ -1,4 +1,4 @@
-"""Equal scores choose the lowest index, and gates that underflow still rank by their logits."""
+"""Equal scores choose the lowest index, and underflowing gates still rank by their logits."""
 
 import math
 
@@ -17,7 +17,7 @@ def build(name, tokens, experts, **options):
 
 
 def by_hand(row, k):
-    """The k highest, the lowest index first among equal ones."""
+    """Return the k highest, with the lowest index first among equal ones."""
     return sorted(range(len(row)), key=lambda index: (-row[index], index))[:k]
 
 
@@ -34,7 +34,7 @@ def test_the_highest_are_those_of_a_sort_by_value_then_index(row, data, dtype):
 
 
 @pytest.mark.parametrize("k", [1, 2, 9, 40, 64])
-def test_the_highest_of_many_with_ties_everywhere(k):
+def test_the_highest_of_many_values_with_many_ties_are_right(k):
     values = torch.randint(0, 7, (3, 5, 64), generator=torch.Generator().manual_seed(k)).float()
     stable = values.sort(stable=True, dim=-1, descending=True).indices[..., :k]
     assert highest(values, k)[1].equal(stable)
@@ -71,7 +71,7 @@ def test_a_sinkhorn_plan_that_underflows_ranks_by_its_logarithm():
     assert routing.experts[0, 0].tolist() == [0, 2]
 
 
-def test_the_best_experts_of_a_mixture_are_those_of_the_logits():
+def test_the_best_experts_of_a_mixture_are_ranked_by_their_logits():
     logits = torch.tensor([[[0.0, -130.0, -120.0, -110.0]]])
     trained = build("softmax_mixture", 1, 4, eval_top_k=2).eval().allocate(logits)
     assert trained.experts.tolist() == [[[0, 3]]]
@@ -91,7 +91,7 @@ def test_equal_logits_choose_the_earliest_tokens(name):
     assert routing.tokens[0].tolist() == want
 
 
-def test_an_expert_ranks_tokens_whose_gates_underflow_by_their_logarithms():
+def test_an_expert_ranks_tokens_with_underflowing_gates_by_their_logarithms():
     logits = torch.tensor([[[0.0, -200.0], [0.0, -150.0], [0.0, -170.0], [0.0, -120.0]]])
     routing = build("softmax_expert_choice", 4, 2).allocate(logits)
     assert routing.tokens[0].tolist() == [[0, 1], [3, 1]]
@@ -103,7 +103,7 @@ def test_tokens_of_equal_priority_are_served_in_their_order():
     assert router.allocate(logits).kept.flatten().tolist() == [True] * 3 + [False] * 3
 
 
-def test_batch_priority_goes_by_the_gate_not_by_the_size_of_the_logits():
+def test_batch_priority_is_decided_by_the_gate_and_not_the_logit():
     logits = torch.tensor([[[9.0, 8.9], [2.0, 0.0]]])
     router = build("softmax_token_choice", 2, 2, batch_priority=True, capacity_factor=1.0)
     assert router.allocate(logits).kept.flatten().tolist() == [False, True]

@@ -1,7 +1,7 @@
-"""Transport plans against POT, scipy's assignment, and what defines them.
+"""Transport plans, compared with POT, scipy's assignment, and their defining properties.
 
 `OMP_NUM_THREADS=1 python tests/routers/test_transport.py` prints what the plans cost at the shape
-of a ViT-S/16 layer: Sinkhorn's beside a dense MLP, the sparse beside POT at its dual value.
+of a ViT-S/16 layer: Sinkhorn's beside a dense MLP, the sparse one beside POT at its dual value.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 def softmax_gates(groups: int, tokens: int, experts: int, scale: float, seed: int = 0) -> Tensor:
-    """Gates of a linear router on unit-normal tokens: logits of deviation `scale`."""
+    """Return gates of a linear router on unit-normal tokens: logits with deviation `scale`."""
     x = normal(groups, tokens, 16, seed=seed)
     return (x @ normal(16, experts, seed=seed + 1, scale=scale / 4)).softmax(-1)
 
@@ -67,15 +67,15 @@ def test_sinkhorn_reaches_pots_plan(epsilon):
     result = sinkhorn_plan(logits, iterations=500, epsilon=epsilon)
     for group, plan in zip(logits.numpy(), result.plan.numpy(), strict=True):
         rows, columns = np.full(20, 1 / 20), np.full(5, 1 / 5)
-        # With sums of 1 the plan is P / t; scaling it does not move the maximiser.
+        # With sums of 1 the plan is P / t; scaling does not move the maximiser.
         expected = 20 * ot.sinkhorn(rows, columns, -group, epsilon, stopThr=1e-12, numItermax=5000)
         np.testing.assert_allclose(plan, expected, rtol=1e-6)
     assert result.marginal_error.max() < 1e-9
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 20])
-def test_sinkhorn_stops_where_pot_stops(iterations):
-    """Same start, same order of half-steps, so the same plan long before convergence."""
+def test_sinkhorn_equals_pot_after_the_same_number_of_iterations(iterations):
+    """Same start and same order of half-steps give the same plan long before convergence."""
     logits = normal(1, 20, 5, scale=6.0)
     rows, columns = np.full(20, 1 / 20), np.full(5, 1 / 5)
     expected = 20 * ot.sinkhorn(
@@ -90,7 +90,7 @@ def test_sinkhorn_by_hand():
     # Two tokens that both prefer the first expert, by log 3: balance leaves (1/2, 1/2) each.
     even = sinkhorn_plan(torch.tensor([[[math.log(3.0), 0.0], [math.log(3.0), 0.0]]])).plan
     torch.testing.assert_close(even, torch.full((1, 2, 2), 0.5))
-    # exp(L) = [[4, 1], [1, 1]] scales to [[2/3, 1/3], [1/3, 2/3]]: the cross ratio 4 stays.
+    # exp(L) = [[4, 1], [1, 1]] scales to [[2/3, 1/3], [1/3, 2/3]]: the cross ratio remains 4.
     logits = torch.tensor([[[math.log(4.0), 0.0], [0.0, 0.0]]])
     crossed = sinkhorn_plan(logits).plan
     torch.testing.assert_close(crossed, torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]) / 3)
@@ -108,15 +108,15 @@ def test_the_fast_form_equals_the_logarithmic_up_to_its_limit(seed, share, dtype
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
-def test_the_logarithmic_form_sums_as_torch_does(scale):
+def test_the_logarithmic_form_sums_like_torch(scale):
     x = normal(2, 6, 30, scale=scale)
     torch.testing.assert_close(_log_sum_exp(x, 2), x.logsumexp(2))
     torch.testing.assert_close(_log_sum_exp(x, 1), x.logsumexp(1))
 
 
 @pytest.mark.parametrize("corner", [-1.0, 1.0])
-def test_the_fast_form_holds_at_the_worst_spread(corner):
-    """One entry against all others, as far away as the fast form is used."""
+def test_the_fast_form_is_accurate_at_the_largest_spread(corner):
+    """One entry against all others, at the largest distance for which the fast form is used."""
     kernel_log = torch.zeros(1, 6, 30)
     kernel_log[0, 2, 7] = corner * _SAFE_SPREAD[torch.float32]
     fast = _scale(kernel_log - kernel_log.amax(), 20)
@@ -124,7 +124,7 @@ def test_the_fast_form_holds_at_the_worst_spread(corner):
     torch.testing.assert_close(fast.double(), exact, rtol=1e-4, atol=1e-7)
 
 
-def test_sinkhorn_treats_a_group_alike_whatever_its_neighbours():
+def test_sinkhorn_treats_a_group_independently_of_other_groups():
     logits = normal(3, 10, 4).float()
     logits[1] *= 1e4
     together = sinkhorn_plan(logits).plan
@@ -132,7 +132,7 @@ def test_sinkhorn_treats_a_group_alike_whatever_its_neighbours():
         assert torch.equal(together[index], sinkhorn_plan(logits[index : index + 1]).plan[0])
 
 
-def test_sinkhorn_takes_logits_over_epsilon():
+def test_sinkhorn_divides_logits_by_epsilon():
     logits = normal(2, 9, 4)
     expected = sinkhorn_plan(logits / 0.3).plan
     torch.testing.assert_close(sinkhorn_plan(logits, epsilon=0.3).plan, expected)
@@ -169,11 +169,11 @@ def test_plans_carry_no_gradient():
 
 
 def pot_potentials(gates: np.ndarray, slots: int, gamma: float) -> np.ndarray:
-    """POT's maximiser of the semi-dual for (t, E) gates, by L-BFGS."""
+    """Return POT's maximiser of the semi-dual for (t, E) gates, found by L-BFGS."""
     tokens, experts = gates.shape
     rows, columns = np.full(tokens, 1 / tokens), np.full(experts, 1 / experts)
     # Its marginals sum to 1, so its plan is T/t and its regularisation γ·t. It prints, and it
-    # passes an option that newer versions of scipy warn of.
+    # passes an option that newer versions of scipy warn about.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
         _, log = smooth_ot_semi_dual(
@@ -189,7 +189,7 @@ def pot_potentials(gates: np.ndarray, slots: int, gamma: float) -> np.ndarray:
 
 
 def pot_dual_value(potentials: np.ndarray, gates: np.ndarray, slots: int, gamma: float) -> float:
-    """The semi-dual as POT evaluates it, in units of the plan T."""
+    """Return the semi-dual as POT evaluates it, in units of the plan T."""
     tokens, experts = gates.shape
     rows, columns = np.full(tokens, 1 / tokens), np.full(experts, 1 / experts)
     regulariser = SparsityConstrained(gamma=gamma * tokens, max_nz=slots)
@@ -216,7 +216,7 @@ def test_sparse_columns_are_exact_and_the_row_error_is_reported(shape, seed, dat
 
 
 @pytest.mark.parametrize("gamma", [0.1, 1.0])
-def test_the_sparse_plan_is_read_off_its_scores_as_pot_does(gamma):
+def test_the_sparse_plan_is_computed_from_its_scores_like_pots(gamma):
     gates = softmax_gates(2, 24, 4, 2.0)
     result = sparse_plan(gates, 6, gamma=gamma)
     for scores, plan in zip(result.scores.numpy(), result.plan.numpy(), strict=True):
@@ -247,8 +247,8 @@ def test_the_dual_value_is_that_of_the_potentials(slots):
         (49, 8, 2.0, 2.0),
     ],
 )
-def test_the_dual_value_reaches_pots(tokens, experts, factor, scale):
-    """In the mean at least POT's, and in no group short of it by 1 % of what POT gained."""
+def test_the_dual_value_reaches_that_of_pot(tokens, experts, factor, scale):
+    """On average at least POT's, and in no group short of it by 1 % of what POT gained."""
     slots = math.ceil(factor * tokens / experts)
     gates = softmax_gates(3, tokens, experts, scale, seed=7)
     ours = sparse_plan(gates.float(), slots).dual_value.numpy()
@@ -262,7 +262,7 @@ def test_the_dual_value_reaches_pots(tokens, experts, factor, scale):
 
 
 def ascend(gates: Tensor, slots: int, gamma: float, steps: int) -> Tensor:
-    """The dual value that many normalised supergradient steps reach: (g, t, E) -> (g,)."""
+    """Return the dual value that many normalised supergradient steps reach: (g, t, E) -> (g,)."""
     groups, tokens, experts = gates.shape
     mass = tokens / experts
     ranks = torch.arange(1, slots + 1, dtype=gates.dtype)
@@ -300,7 +300,7 @@ def test_the_dual_value_is_that_of_a_converged_ascent(
     assert (expected - result.dual_value.double() / tokens).mean() < 1e-4
 
 
-def test_more_iterations_come_nearer_to_the_maximum():
+def test_more_iterations_come_closer_to_the_maximum():
     gates = softmax_gates(8, 49, 8, 1.0)
     values = [sparse_plan(gates, 7, iterations=n).dual_value.mean().item() for n in (3, 14, 50)]
     assert values == sorted(values)
@@ -319,7 +319,7 @@ def test_the_semi_dual_bounds_every_feasible_plan():
 
 
 def test_sparse_plan_by_hand():
-    # One slot, one unit of mass each: columns are one-hot, and the best assignment crosses over
+    # One slot, one unit of mass each: columns are one-hot, and the best assignment is crossed
     # (0.8 + 0.6), though both experts prefer the first token.
     result = sparse_plan(torch.tensor([[[0.9, 0.8], [0.6, 0.1]]]), slots=1)
     torch.testing.assert_close(result.plan, torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))
@@ -331,7 +331,7 @@ def test_sparse_plan_by_hand():
 
 
 @pytest.mark.parametrize(("tokens", "experts"), [(48, 6), (96, 8), (192, 32)])
-def test_a_full_capacity_of_one_gives_the_optimal_balanced_assignment(tokens, experts):
+def test_a_capacity_factor_of_1_gives_the_optimal_balanced_assignment(tokens, experts):
     """With s·E = t and a large γ all mass of a column is spread evenly over its tokens, so the
     dual of the plan is that of the assignment."""
     slots, gamma = tokens // experts, 100.0
@@ -359,7 +359,7 @@ def test_the_sparse_plan_scales_with_the_gates():
 
 
 @pytest.mark.parametrize(("tokens", "experts"), [(30, 5), (49, 8), (17, 3), (196, 8)])
-def test_the_sparse_plan_treats_a_group_alike_whatever_its_neighbours(tokens, experts):
+def test_the_sparse_plan_treats_a_group_independently_of_other_groups(tokens, experts):
     gates = softmax_gates(3, tokens, experts, 2.0).float()
     gates[1] = 1 / experts
     together = sparse_plan(gates, 6)

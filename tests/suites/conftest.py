@@ -20,14 +20,14 @@ DIM, HIDDEN, TOKENS, EXPERTS, CLASSES = 8, 16, 12, 4, 7
 
 
 class Mlp(nn.Sequential):
-    """A dense MLP of one expert's shape."""
+    """A dense MLP with the shape of one expert."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
 class Layer(nn.Module):
-    """A plain MoE layer, one group for each image."""
+    """A plain MoE layer with one group per image."""
 
     def __init__(self, router: Router, hidden: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Two layers over the rows of an image as tokens, and a linear head."""
+    """Two layers with the rows of an image as tokens, and a linear head."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class FakeTrial:
         return [str(index) for index in range(self.num_classes)]
 
     def start(self) -> nn.Module:
-        """The first snapshot; without one the start is not known, as of a derived trial."""
+        """The first snapshot; without one the start is unknown, as in a derived trial."""
         if not self.snapshots:
             raise UndefinedError("no weights were kept")
         return self.snapshots[0].load()
@@ -134,7 +134,7 @@ class FakeTrial:
             yield Observed(images, labels, logits, routings)
 
     def attribute(self, split: str) -> Tensor | None:
-        """The images of each class have one value and the other in turn."""
+        """Alternate between the two values over the images of each class."""
         seen = one_hot(self.labels).cumsum(0).gather(1, self.labels.unsqueeze(1)).squeeze(1)
         return seen % 2 if self.attribute_names else None
 
@@ -184,11 +184,11 @@ EACH_KIND = {
     *("softmax_token_choice", "top_p", "softmax_expert_choice"),
     *("soft_moe", "softmax_mixture", "smear"),
 }
-"""A router of each kind of routing, which is all that a suite sees; the others are slow tests."""
+"""A router for each kind of routing, which is all that suites see; others are slow tests."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrise by every router that is no baseline and needs nothing of the experts."""
+    """Parametrise by every router that is no baseline and requires nothing of the experts."""
     if "router" in metafunc.fixturenames:
         names = [name for name in list_routers() if name != "attentive"]
         routed = [name for name in names if not issubclass(ROUTERS.get(name).target, Baseline)]
@@ -199,7 +199,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def trial() -> Callable[..., FakeTrial]:
-    """Makes a trial of the router of that name; two snapshots, of other weights."""
+    """Make a trial of the router of that name, with two snapshots of different weights."""
 
     def make(router: str, **attributes: Any) -> FakeTrial:
         torch.manual_seed(1)
@@ -213,5 +213,5 @@ def trial() -> Callable[..., FakeTrial]:
 
 @pytest.fixture
 def layers() -> type[FakeLayers]:
-    """Makes the layers of the router of that name."""
+    """Make the layers of the router of that name."""
     return FakeLayers

@@ -45,7 +45,7 @@ def measured(subject):
     return {m.name: m for m in build_suite("accuracy").measure(subject)}
 
 
-def test_agrees_with_scikit_learn(answers):
+def test_accuracy_agrees_with_scikit_learn(answers):
     got = measured(answers)
     probabilities = answers.logits.double().softmax(-1).numpy()
     labels, classes = answers.labels.numpy(), range(CLASSES)
@@ -56,7 +56,7 @@ def test_agrees_with_scikit_learn(answers):
     assert {got[name].split for name in ("top1", "top5", "nll", "ece")} == {"test"}
 
 
-def test_calibration_error_against_its_definition(answers):
+def test_calibration_error_equals_its_definition(answers):
     confidence, answer = answers.logits.double().softmax(-1).max(-1)
     right = (answer == answers.labels).double()
     expected = 0.0
@@ -83,12 +83,12 @@ def test_total_certainty_falls_into_the_last_bin():
     assert calibration_error(logits, torch.tensor([1])) == 1.0
 
 
-def test_top5_says_nothing_of_five_classes():
+def test_top5_is_not_measured_for_five_classes():
     few = Answers(torch.randn(20, 5), torch.arange(20) % 5)
     assert "top5" not in measured(few)
 
 
-def test_curves_carry_what_was_spent(answers):
+def test_points_of_curves_state_the_compute_spent(answers):
     got = measured(answers)
     where = {"flops": 1e9, "seconds": 2.5}
     assert got["val_top1"] == Metric("val_top1", 0.4, step=10, split="val", where=where)
@@ -96,7 +96,7 @@ def test_curves_carry_what_was_spent(answers):
     assert "learning_rate" not in got
 
 
-def test_stats_and_the_error_against_the_budget(answers):
+def test_model_stats_and_the_deviation_from_the_budget_are_measured(answers):
     got = measured(answers)
     assert got["steps"] == Metric("steps", 30.0)
     assert got["flops_error"].value == pytest.approx(0.02)
@@ -104,7 +104,7 @@ def test_stats_and_the_error_against_the_budget(answers):
 
 
 class OneGroup(torch.nn.Module):
-    """Routes all tokens of a batch together, and answers by each image's mean output."""
+    """A model that routes all tokens of a batch together, and answers by an image's mean output."""
 
     def __init__(self, router):
         super().__init__()
@@ -119,7 +119,7 @@ class OneGroup(torch.nn.Module):
 @pytest.mark.parametrize(
     ("options", "depends"), [({}, 1.0), ({"evaluation": "threshold"}, 0.0)], ids=["group", "own"]
 )
-def test_answers_that_depend_on_the_batch_are_recognised_by_what_runs(options, depends, trial):
+def test_dependence_of_answers_on_the_batch_is_detected(options, depends, trial):
     subject = trial("softmax_expert_choice")
     assert measured(subject)["depends_on_batch"].value == 0
     dim = subject.images.shape[-1]

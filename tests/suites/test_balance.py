@@ -40,7 +40,7 @@ def test_a_spread_does_not_know_experts_by_number_nor_the_size_of_the_split(coun
     assert spread(factor * counts) == pytest.approx(spread(counts), abs=1e-9)
 
 
-def test_a_spread_by_hand():
+def test_statistics_of_a_spread_by_hand():
     got = spread(np.array([1, 0, 300, 99]))
     assert got["cv"] == pytest.approx(np.std([1, 0, 300, 99]) / 100)
     assert got["max_over_mean"] == 3.0
@@ -49,12 +49,12 @@ def test_a_spread_by_hand():
     assert got["dead"] == 1.0  # 1 of a mean of 100 is not below 1 %; 0 is.
 
 
-def test_without_any_token_every_expert_is_dead():
+def test_every_expert_is_dead_if_there_are_no_tokens():
     assert spread(np.zeros(5)) == {"dead": 5.0}
 
 
 def by_brute_force(routings):
-    """What balance is, from the materialised tensors of all groups."""
+    """Compute balance by definition from the materialised tensors of all groups."""
     dispatch = torch.cat([(r.dispatch_tensor() != 0).any(-1) for r in routings]).numpy()
     combine = torch.cat([r.combine_tensor().double().sum(-1) for r in routings]).numpy()
     load, per_token = dispatch.sum((0, 1)), dispatch.sum(2)
@@ -73,13 +73,13 @@ def by_brute_force(routings):
     }
 
 
-def test_of_every_router_as_counted_on_materialised_tensors(router, trial):
+def test_balance_of_every_router_equals_a_count_on_materialised_tensors(router, trial):
     subject = trial(router, snapshots=[])
     results = list(build_suite("balance").measure(subject))
     batches = list(subject.run(subject.model, "test"))
     for layer in (0, 1):
         load, expected = by_brute_force([batch.routings[layer] for batch in batches])
-        if router in ("smear", "mixer"):  # one expert runs on an image, not each of them
+        if router in ("smear", "mixer"):  # only one expert runs on an image
             expected["capacity"] /= subject.num_experts
         here = {r.name: r for r in results if r.layer == layer}
         got = {name: here[name].value for name in expected}
@@ -88,7 +88,7 @@ def test_of_every_router_as_counted_on_materialised_tensors(router, trial):
         assert {r.split for r in here.values()} == {"test"}
 
 
-def test_the_size_of_the_batches_changes_nothing(trial):
+def test_results_do_not_depend_on_the_batch_size(trial):
     def measured(size):
         subject = trial("softmax_token_choice", batch_size=size, snapshots=[])
         results = build_suite("balance").measure(subject)
@@ -97,7 +97,7 @@ def test_the_size_of_the_batches_changes_nothing(trial):
     assert measured(7) == pytest.approx(measured(40), abs=1e-9)
 
 
-def test_two_choices_and_a_capacity_by_hand():
+def test_two_choices_with_a_capacity_by_hand():
     # Three tokens choose experts (0, 1), (0, 1), (0, 2); each of the four experts has one slot.
     experts = torch.tensor([[[0, 1], [0, 1], [0, 2]]])
     gates = torch.full((1, 3, 4), 0.25)
@@ -116,7 +116,7 @@ def test_two_choices_and_a_capacity_by_hand():
     assert got["capacity"] == 1.0
 
 
-def test_what_is_constant_by_construction_is_marked(trial):
+def test_values_that_are_constant_by_construction_are_marked(trial):
     def marked(router):
         results = list(build_suite("balance").measure(trial(router)))
         return {r.name for r in results if r.where == {"constant": True}}
@@ -134,7 +134,7 @@ def test_what_is_constant_by_construction_is_marked(trial):
         assert not never & names
 
 
-def test_what_is_marked_as_constant_is_the_same_whatever_the_tokens(router, trial):
+def test_values_marked_as_constant_do_not_depend_on_the_tokens(router, trial):
     def constants(seed):
         torch.manual_seed(seed)
         subject = trial(router, snapshots=[])
@@ -166,7 +166,7 @@ def test_snapshots_are_measured_on_a_part_of_the_validation_split(trial):
     assert {r.layer for r in at_start} == {0, 1, None}
 
 
-def test_no_images_leave_the_snapshots_out(trial):
+def test_snapshots_are_left_out_if_no_images_are_requested_for_them(trial):
     subject = trial("softmax_token_choice")
     results = list(build_suite("balance", snapshot_images=0).measure(subject))
     assert {r.step for r in results} == {None}

@@ -49,12 +49,12 @@ SUITES_OF_OURS = [
 
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch):
-    """What is measured does not depend on the size; how long it takes does."""
+    """Use small shapes: what is measured does not depend on them, but the time it takes does."""
     monkeypatch.setitem(SHAPES, "B", (2, 12, 8, 16))
 
 
 @pytest.mark.slow
-def test_a_suite_is_one_new_file_and_touches_no_other(tmp_path):
+def test_adding_a_suite_takes_one_new_file_and_no_other_change(tmp_path):
     shutil.copytree(Path(suites.__file__).parent, tmp_path / "suites")
     (tmp_path / "suites" / "answered.py").write_text(NEW_SUITE.format(name="answered"))
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import suites; "
@@ -73,7 +73,7 @@ def test_a_plugin_can_bring_a_suite(tmp_path, trial):
     assert SUITES.get("from_plugin").hyper[0].name == "factor"
 
 
-def test_an_unknown_suite_or_option_is_answered_with_the_nearest():
+def test_an_unknown_suite_or_option_is_refused_with_the_nearest_name():
     with pytest.raises(RequestError, match="did you mean 'balance'"):
         build_suite("balanse")
     with pytest.raises(RequestError, match="did you mean 'permutations'"):
@@ -127,7 +127,7 @@ def test_a_wrong_declaration_is_refused_when_the_suite_is_registered(attributes,
         SUITES.discard("right")
 
 
-def test_mean_over_layers_keeps_names_and_places_apart():
+def test_means_over_layers_keep_names_and_places_separate():
     first = [Metric("a", 1.0, split="val"), Metric("a", 10.0, split="val", where={"of": "gates"})]
     second = [Metric("a", 3.0, split="val"), Metric("b", 5.0, split="val")]
     means = [m for m in layers_and_mean([first, second]) if m.layer is None]
@@ -140,7 +140,7 @@ def test_mean_over_layers_keeps_names_and_places_apart():
 
 @pytest.mark.parametrize("suite", SUITES_OF_OURS)
 @pytest.mark.slow
-def test_all_that_is_measured_is_declared_finite_and_told_apart(suite, router, trial, layers):
+def test_all_results_are_declared_finite_and_distinguishable(suite, router, trial, layers):
     measuring = build_suite(suite, **QUICK.get(suite, {}))
     subject = trial(router) if measuring.on == "trial" else layers(router)
     assert measuring.applies_to(subject) is None
@@ -157,7 +157,7 @@ def test_all_that_is_measured_is_declared_finite_and_told_apart(suite, router, t
 
 
 @pytest.mark.parametrize("suite", SUITES_OF_OURS)
-def test_the_main_metric_is_one_number(suite, trial, layers):
+def test_the_main_metric_is_a_single_number(suite, trial, layers):
     measuring = build_suite(suite, **QUICK.get(suite, {}))
     router = "softmax_token_choice"
     subject = trial(router) if measuring.on == "trial" else layers(router)
@@ -171,7 +171,7 @@ def test_the_main_metric_is_one_number(suite, trial, layers):
 
 
 @pytest.mark.parametrize("suite", sorted(SUITES.names()))
-def test_names_are_declared_once_and_explained(suite):
+def test_metric_names_are_declared_once_and_explained(suite):
     definitions = SUITES.get(suite).target.metrics
     names = [definition.name for definition in definitions]
     assert len(set(names)) == len(names)

@@ -30,8 +30,8 @@ class Marked:
     """Two classes and a mark. An image is its class and its mark, each as −1 or 1.
 
     The logits are (−z, z), where z is `answer` of (class, mark, factors (E,)); the gates weigh
-    the experts alike, unless `gates` (E,) says otherwise. `counts` has the images of each subgroup,
-    (class, mark), of a split.
+    the experts equally, unless `gates` (E,) says otherwise. `counts` has the number of images of
+    each subgroup, (class, mark), of a split.
     """
 
     answer: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -53,7 +53,7 @@ class Marked:
         return nn.ModuleList([build_router("softmax_mixture", dim=1, num_experts=2, tokens=1)])
 
     def table(self, split):
-        """Class and mark of every image, (n, 2)."""
+        """Return class and mark of every image, (n, 2)."""
         subgroups = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
         return subgroups.repeat_interleave(torch.tensor(self.counts[split]), 0)
 
@@ -78,11 +78,11 @@ class Marked:
 
 
 def shortcut(label, mark, factors):
-    """Expert 0 sees the class, expert 1 the mark, and it speaks louder."""
+    """Answer by expert 0, which sees the class, and expert 1, which sees the mark and dominates."""
     return factors[0] * label + 2 * factors[1] * mark
 
 
-def test_the_expert_that_carries_the_bias_is_switched_off_and_fairness_is_whole():
+def test_switching_off_the_biased_expert_restores_fairness():
     got = measured(Marked(shortcut), factors=(0.0,))
     assert got["subgroup_accuracy", "before"].tolist() == [[1, 0], [0, 1]]
     assert got["subgroup_accuracy", "after"].tolist() == [[1, 1], [1, 1]]
@@ -102,17 +102,17 @@ def test_the_expert_that_carries_the_bias_is_switched_off_and_fairness_is_whole(
         ["shirt, plain", "shirt, marked"],
         ["coat, plain", "coat, marked"],
     ]
-    # Nothing changed, two experts, and the same two again, to see that it is at its best.
+    # No edit, two experts, and the same two again, which shows that this is the best.
     assert got["editing_passes",] == 5
 
 
-def test_the_bias_goes_first_and_what_is_left_is_made_louder():
+def test_the_biased_expert_is_edited_first_and_the_other_is_amplified():
     subject = Marked(shortcut)
     factors = measured(subject, max_edits=3)["expert_factors", 0]
     assert factors.tolist() == [4, 0]
 
 
-def test_where_nothing_helps_nothing_is_edited():
+def test_nothing_is_edited_if_no_edit_helps():
     got = measured(Marked(lambda label, mark, factors: mark))
     assert got["expert_factors", 0].tolist() == [1, 1]
     assert got["edited_experts",] == 0
@@ -120,14 +120,14 @@ def test_where_nothing_helps_nothing_is_edited():
         assert np.array_equal(got[name, "before"], got[name, "after"])
 
 
-def test_an_edit_that_gains_less_than_noise_is_not_made():
+def test_an_edit_that_gains_less_than_the_noise_is_not_made():
     def hardly(label, mark, factors):
         return 1e-4 * factors[0] * label
 
     assert measured(Marked(hardly))["edited_experts",] == 0
 
 
-def test_two_factors_of_one_expert_multiply():
+def test_two_edits_of_one_expert_multiply_their_factors():
     def small(label, mark, factors):
         return 0.2 * factors[0] * label + mark
 
@@ -138,7 +138,7 @@ def test_two_factors_of_one_expert_multiply():
 
 
 @pytest.mark.parametrize("poison", ["labels", "marks", "images"])
-def test_edits_are_chosen_without_a_look_at_the_test_split(poison):
+def test_edits_are_chosen_without_using_the_test_split(poison):
     clean = Marked(shortcut)
     poisoned = {
         "labels": replace(clean, wrong=("test",), asked=[], edits=[]),
@@ -168,7 +168,7 @@ def test_only_the_most_used_experts_are_tried():
     assert {tuple(edit) for edit in subject.edits} == {(0, 1, 1, 1), (1, 0, 1, 1)}
 
 
-def test_after_the_first_step_the_best_experts_alone_are_tried():
+def test_after_the_first_step_only_the_best_experts_are_tried():
     def ranked(label, mark, factors):
         return (factors * torch.tensor([0.1, 0.4, 0.2, 0.3])).sum() * label
 
@@ -180,16 +180,16 @@ def test_after_the_first_step_the_best_experts_alone_are_tried():
     assert {tuple(edit[[0, 2]]) for edit in map(np.array, tried - singles)} == {(1, 1)}
 
 
-def test_one_pass_over_the_images_serves_all_edits_of_a_step():
+def test_all_edits_of_a_step_share_one_pass_over_the_images():
     subject = Marked(shortcut)
     got = measured(subject, factors=(0.0,))
-    # The test split twice; the use of the experts, nothing changed, two steps.
+    # The test split twice; one pass each for the use of experts and for no edit; two steps.
     assert len(subject.asked) == 2 + 4
     assert got["editing_passes",] == 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_the_size_of_the_batches_changes_nothing(batch_size):
+def test_results_do_not_depend_on_the_batch_size(batch_size):
     usual, other = measured(Marked(shortcut)), measured(Marked(shortcut, batch_size=batch_size))
     assert usual.keys() == other.keys()
     for key, value in usual.items():
@@ -197,11 +197,11 @@ def test_the_size_of_the_batches_changes_nothing(batch_size):
 
 
 @pytest.mark.slow
-def test_real_routers_are_edited_alike_each_time_and_never_for_the_worse(router, trial):
+def test_edits_of_real_routers_are_reproducible_and_never_harmful(router, trial):
     options = {"max_edits": 2, "shortlist": 3, "factors": (0.0, 2.0)}
     first, second = (measured(trial(router), **options) for _ in range(2))
     assert all(np.array_equal(value, second[key]) for key, value in first.items())
-    # The fake trial's splits are the same, so what is gained in validation is gained in testing.
+    # The fake trial's splits are equal, so gains on validation images are gains on test images.
     subject = trial(router)
     factors = tuple(torch.tensor(first["expert_factors", layer]) for layer in (0, 1))
     before, after = subgroups_of(subject, "val", [(), factors])
@@ -215,7 +215,7 @@ def test_the_accuracy_before_is_that_of_the_suite_accuracy(trial):
     assert measured(subject)["editing_top1", "before"] == pytest.approx(top1.value)
 
 
-def test_of_a_dense_model_there_is_a_before_alone(trial):
+def test_a_dense_model_only_has_values_before_editing(trial):
     subject = trial("dense")
     assert build_suite("editing").applies_to(subject) is None
     got = measured(subject)
@@ -223,7 +223,7 @@ def test_of_a_dense_model_there_is_a_before_alone(trial):
     assert not any("after" in key or key[0] == "edited_experts" for key in got)
 
 
-def test_data_without_a_protected_attribute_is_told(trial):
+def test_data_without_a_protected_attribute_are_skipped_with_the_reason(trial):
     subject = trial("soft_moe", attribute_names=())
     reason = build_suite("editing").applies_to(subject)
     assert reason == "the data set has no protected attribute"
@@ -251,7 +251,7 @@ def test_equality_of_opportunity_by_hand(accuracies, gap):
     assert tally(accuracies).opportunity_gap == pytest.approx(gap)
 
 
-def test_subgroups_are_counted_as_by_a_plain_loop():
+def test_subgroup_counts_equal_those_of_a_plain_loop():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(60, 3, generator=generator)
     labels, values = torch.arange(60) % 3, torch.arange(60) // 7 % 2
@@ -270,7 +270,7 @@ def test_subgroups_are_counted_as_by_a_plain_loop():
     assert table.worst_loss == pytest.approx(float((table.loss / table.images).max()))
 
 
-def test_a_subgroup_without_images_is_not_the_worst():
+def test_a_subgroup_without_images_does_not_count_as_the_worst():
     table = Subgroups(2, 2)
     table.add(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.tensor([1]))
     assert table.worst_loss == pytest.approx(float(np.log1p(np.exp(-2))))

@@ -23,7 +23,7 @@ def measured(subject, **options):
     return {(r.name, r.layer, r.where.get("of"), r.where.get("kind")): r for r in results}
 
 
-def test_against_scikit_learn_and_scipy_token_by_token(router, trial):
+def test_entropies_match_scikit_learn_and_scipy_token_by_token(router, trial):
     subject = trial(router)
     got = measured(subject)
     batches = list(subject.run(subject.model, "test"))
@@ -65,14 +65,14 @@ def test_against_scikit_learn_and_scipy_token_by_token(router, trial):
                 assert value(name, "soft") == pytest.approx(bits, abs=1e-9)
 
 
-def test_the_start_is_measured_by_the_same_definition_on_the_first_images(trial):
+def test_the_start_is_measured_with_the_same_definition_on_the_first_images(trial):
     subject = trial("softmax_token_choice")
     begun = subject.snapshots[1].load()
     subject.snapshots[0].model = begun
     results = [r for r in build_suite("entropy").measure(subject) if r.name == "H_s"]
     started = {(r.layer, r.where["of"]): r.value for r in results if r.step == 0}
     ended = {(r.layer, r.where["of"]): r.value for r in results if r.step is None}
-    subject.model = begun  # where the training ends as it began
+    subject.model = begun  # if the training ends as it began
     again = build_suite("entropy").measure(subject)
     whole = {(r.layer, r.where["of"]): r.value for r in again if r.name == "H_s" and r.step is None}
     assert started == pytest.approx(whole)
@@ -83,7 +83,7 @@ def test_the_start_is_measured_by_the_same_definition_on_the_first_images(trial)
     assert [images for _, images in subject.asked[asked:]] == [16, 16]
 
 
-def test_a_start_that_is_not_known_is_left_out(trial):
+def test_an_unknown_start_is_left_out(trial):
     for subject, options in (
         (trial("softmax_token_choice", snapshots=[]), {}),
         (trial("softmax_token_choice"), {"start_images": 0}),
@@ -92,7 +92,7 @@ def test_a_start_that_is_not_known_is_left_out(trial):
         assert {result.step for result in results} == {None}
 
 
-def test_normalised_is_the_corrected_over_the_smaller_entropy_less_the_bias(trial):
+def test_the_normalised_value_divides_by_the_smaller_entropy_minus_the_bias(trial):
     subject = trial("softmax_token_choice")
     got = measured(subject)
     place = (0, "gates", "hard")
@@ -117,14 +117,14 @@ def test_an_oracle_knows_all_at_any_number_of_images(images, num_classes, seed):
     assert got["_normalised"] == pytest.approx(1)
 
 
-def test_where_nothing_can_be_known_no_share_of_it_is_told():
+def test_the_normalised_value_is_left_out_if_no_information_is_possible():
     one_expert = torch.tensor([[1.0, 0.0]] * 6).double()
     got = build_suite("entropy").information(one_expert, torch.arange(6) % 3)
     assert got == pytest.approx({"": 0, "_corrected": 0}, abs=1e-12)
 
 
 def test_the_correction_removes_the_plug_in_bias():
-    """The definitions' own example: 0.24 bits at 10⁴ samples, 32 experts, 100 classes."""
+    """The example from the definitions: 0.24 bits at 10⁴ samples, 32 experts, 100 classes."""
     generator = torch.Generator().manual_seed(0)
     experts = torch.randint(32, (10_000,), generator=generator)
     classes = torch.randint(100, (10_000,), generator=generator)
@@ -134,8 +134,8 @@ def test_the_correction_removes_the_plug_in_bias():
     assert got["_corrected"] == pytest.approx(0, abs=0.02)
 
 
-def test_tokens_of_an_image_move_together_when_classes_are_permuted():
-    """Tokens that follow their image, not its class, tell of the class by chance alone."""
+def test_class_permutations_keep_the_tokens_of_an_image_together():
+    """Tokens that follow their image, not its class, predict the class only by chance."""
     generator = torch.Generator().manual_seed(0)
     experts = torch.randint(4, (60,), generator=generator)
     classes = torch.randint(10, (60,), generator=generator)
@@ -156,7 +156,7 @@ def test_the_permutations_are_seeded(trial):
     assert corrected(seed=3) != corrected(seed=4)
 
 
-def test_the_size_of_the_batches_changes_nothing(trial):
+def test_results_do_not_depend_on_the_batch_size(trial):
     def values(size):
         got = measured(trial("softmax_token_choice", batch_size=size))
         return {place: r.value for place, r in got.items() if isinstance(r, Metric)}
@@ -164,7 +164,7 @@ def test_the_size_of_the_batches_changes_nothing(trial):
     assert values(7) == pytest.approx(values(40), abs=1e-9)
 
 
-def test_the_table_is_kept_whole(trial):
+def test_the_complete_table_is_stored(trial):
     subject = trial("softmax_token_choice")
     got = measured(subject)
     (batch,) = subject.run(subject.model, "test", batch_size=40)
@@ -180,7 +180,7 @@ def test_the_table_is_kept_whole(trial):
 
 
 def test_groups_may_span_images():
-    """Tokens stand in the order of the images, however they are grouped."""
+    """Tokens are in the order of the images, however they are grouped."""
     weights = torch.rand(4, 6, 3)
     by_image, by_batch, by_pair = ImageMasses(), ImageMasses(), ImageMasses()
     by_image.add(weights, 4)
@@ -190,14 +190,14 @@ def test_groups_may_span_images():
         assert torch.equal(by_image.of_kind("soft"), other.of_kind("soft"))
 
 
-def test_weights_of_no_distribution_are_refused():
+def test_weights_that_are_no_distribution_are_refused():
     with pytest.raises(BenchError, match=r"weights of -0\.5"):
         ImageMasses().add(torch.tensor([[[-0.5, 1.5]]]), 1)
     with pytest.raises(BenchError, match="5 tokens does not divide over 2 images"):
         ImageMasses().add(torch.ones(1, 5, 2), 2)
 
 
-def test_where_no_token_was_processed_only_that_is_said():
+def test_if_no_token_was_processed_nothing_else_is_reported():
     masses = ImageMasses()
     masses.add(torch.zeros(2, 3, 4), 2)
     label = torch.tensor([0, 1])
@@ -230,7 +230,7 @@ def test_kinds_of_experts_are_counted_by_layer_and_class(trial):
     labels = torch.cat([batch.labels for batch in batches])
     names = ["mlp", "copy", "zero"]
     for layer in (0, 1):
-        # One at a time: which class each processed choice is of, and which kind its expert.
+        # One at a time: the class of each processed choice, and the kind of its expert.
         counts = np.zeros((subject.num_classes, len(names)))
         taken = torch.cat([b.routings[layer].dispatch_tensor().sum(-1) for b in batches])
         for image, token, expert in taken.nonzero().tolist():
@@ -249,7 +249,7 @@ def test_kinds_of_experts_are_counted_by_layer_and_class(trial):
         assert list(shares.values()) == pytest.approx(list(counts.sum(0) / counts.sum()))
 
 
-def test_sizes_of_unlike_experts_are_kept(trial):
+def test_sizes_of_heterogeneous_experts_are_stored(trial):
     subject = trial("softmax_token_choice")
     assert not any(place[0] == "expert_sizes" for place in measured(subject))
     for router in routers_of(subject.model):

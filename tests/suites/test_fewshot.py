@@ -1,4 +1,4 @@
-"""Few-shot transfer against scikit-learn, and on features whose answer is known."""
+"""Few-shot transfer, compared with scikit-learn and on features with known answers."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from suites.fewshot import STRENGTHS, LabelledFeatures, ridge_accuracy
 
 
 def blobs(seed, classes=4, each=30, dim=12, spread=2.0):
-    """Gaussian classes: features that tell them apart, but not perfectly."""
+    """Draw Gaussian classes, separable but not perfectly."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
     labels = torch.arange(classes).repeat_interleave(each)
@@ -22,7 +22,7 @@ def blobs(seed, classes=4, each=30, dim=12, spread=2.0):
 
 @pytest.mark.parametrize("shots", [5, 10])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_strength_and_the_answers_are_those_of_scikit_learn(shots, seed):
+def test_regularisation_and_answers_match_scikit_learn(shots, seed):
     train, test = blobs(seed).drawn(shots, seed), blobs(seed + 100)
     scaler = StandardScaler().fit(train.features.double().numpy())
     x = scaler.transform(train.features.double().numpy())
@@ -34,7 +34,7 @@ def test_the_strength_and_the_answers_are_those_of_scikit_learn(shots, seed):
     assert ridge_accuracy(train, test, shots) == pytest.approx(want)
 
 
-def test_one_shot_has_the_width_as_its_strength():
+def test_with_one_shot_the_regularisation_strength_is_the_width():
     train, test = blobs(0, spread=1.0).drawn(1, 0), blobs(1, spread=1.0)
     scaler = StandardScaler().fit(train.features.double().numpy())
     x = scaler.transform(train.features.double().numpy())
@@ -43,7 +43,7 @@ def test_one_shot_has_the_width_as_its_strength():
     assert ridge_accuracy(train, test, 1) == pytest.approx((answers == test.labels.numpy()).mean())
 
 
-def test_a_draw_has_each_class_alike_and_is_the_same_again():
+def test_a_draw_is_balanced_over_classes_and_reproducible():
     features = blobs(0)
     drawn = features.drawn(7, 3)
     assert drawn.labels.bincount().tolist() == [7] * 4
@@ -70,7 +70,7 @@ def measured(suite, subject):
     return {(m.name, *m.where.values()): m.value for m in suite.measure(subject)}
 
 
-def test_features_that_separate_give_one_and_noise_gives_chance():
+def test_separable_features_give_full_accuracy_and_noise_gives_chance():
     suite = build_suite("fewshot", data=["a", "b"])
     exact, noise = measured(suite, Frozen(1e-3)), measured(suite, Frozen(1e3))
     assert exact["transfer_top1",] == 1
@@ -79,13 +79,13 @@ def test_features_that_separate_give_one_and_noise_gives_chance():
     assert noise["fewshot_half_width", "b", 5] > 0
 
 
-def test_the_headline_is_the_mean_over_sets_at_the_most_shots():
+def test_the_headline_is_the_mean_over_data_sets_at_the_most_shots():
     values = measured(build_suite("fewshot", data=["a", "b"], shots=[1, 5]), Frozen(2.0))
     each = [values["fewshot_top1", data, 5] for data in "ab"]
     assert values["transfer_top1",] == pytest.approx(np.mean(each))
 
 
-def test_each_split_goes_through_the_model_once():
+def test_each_split_passes_through_the_model_once():
     subject = Frozen(1.0)
     measured(build_suite("fewshot", data=["a", "b"], draws=9), subject)
     assert subject.passes == [("a", "train"), ("a", "test"), ("b", "train"), ("b", "test")]

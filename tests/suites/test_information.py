@@ -45,6 +45,6 @@ def test_mutual_information_is_bounded_symmetric_and_blind_to_numbering(table, d
     assert float(mutual_information_bits(joint.T)) == pytest.approx(got, abs=1e-9)
 
 
-def test_many_tables_at_once():
+def test_many_tables_can_be_computed_at_once():
     tables = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]])
     assert mutual_information_bits(tables).tolist() == [1.0, 0.0]

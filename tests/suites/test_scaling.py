@@ -12,7 +12,7 @@ def measured(subject):
     return {m.name: m.value for m in build_suite("scaling").measure(subject)}
 
 
-def test_a_point_is_what_ran(trial):
+def test_a_point_records_the_compute_that_really_ran(trial):
     subject = trial("softmax_token_choice", stats=STATS)
     got = measured(subject)
     (batch,) = subject.run(subject.model, "test", batch_size=40)

@@ -12,12 +12,12 @@ from routers import BenchError, TokenChoiceRouting
 from suites.support.known_answers import EXPERTS, ROUTINGS, KnownSubject, self_test
 
 
-def test_the_suites_know_the_known_answers():
+def test_the_suites_reproduce_the_known_answers():
     answers = [values for case in ROUTINGS for values in case.answers.values()]
     assert self_test() == sum(map(len, answers)) > 60
 
 
-def test_each_kind_of_routing_is_asked_of_every_suite_about_routing():
+def test_every_suite_about_routing_is_tested_on_each_kind_of_routing():
     asked = {(case.name, place.split()[0]) for case in ROUTINGS for place in case.answers}
     about = ("balance", "entropy", "specialization")
     assert set(product(("uniform", "collapsed", "oracle"), about)) <= asked
@@ -36,7 +36,7 @@ def test_entropies_in_the_wrong_unit_are_noticed(monkeypatch):
         self_test()
 
 
-def test_a_metric_that_is_missing_is_noticed(monkeypatch):
+def test_a_missing_metric_is_noticed(monkeypatch):
     def silent(self, *arguments):
         return (metric for metric in right(self, *arguments) if metric.name != "H_s")
 
@@ -46,7 +46,7 @@ def test_a_metric_that_is_missing_is_noticed(monkeypatch):
         self_test()
 
 
-def test_tokens_given_to_the_wrong_images_are_noticed(monkeypatch):
+def test_tokens_assigned_to_the_wrong_images_are_noticed(monkeypatch):
     def transposed(self, weights, images, mask):
         right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images, mask)
 
@@ -56,7 +56,7 @@ def test_tokens_given_to_the_wrong_images_are_noticed(monkeypatch):
         self_test()
 
 
-def test_a_bias_that_is_not_removed_is_noticed(monkeypatch):
+def test_an_uncorrected_bias_is_noticed(monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.zeros(n, dtype=torch.long))
     with pytest.raises(BenchError, match="MI_label_corrected"):
         self_test()
@@ -78,7 +78,7 @@ def test_an_expert_that_is_not_switched_off_is_noticed(monkeypatch):
         self_test()
 
 
-def test_parts_run_apart_where_groups_span_images_are_noticed(monkeypatch):
+def test_splitting_a_batch_whose_groups_span_images_is_noticed(monkeypatch):
     monkeypatch.setattr(suites.specialization, "runs_apart", lambda subject, batch: True)
     with pytest.raises(BenchError, match="'specialization' measures"):
         self_test()

@@ -23,7 +23,7 @@ def measured(subject, **options):
 
 @dataclass
 class Deciders:
-    """A subject whose image of number i has one token, which goes to expert `experts[i]`.
+    """A subject whose i-th image has one token, which goes to expert `experts[i]`.
 
     Args:
         labels: the classes of the images.
@@ -85,8 +85,8 @@ def test_an_expert_that_decides_one_class_is_monosemantic():
     assert got["class_names", None].tolist() == ["class 0", "class 1", "class 2"]
 
 
-def test_experts_of_several_classes_by_hand():
-    """Expert 0 serves classes 0 and 1 alike, expert 1 half of class 2 and all of class 3."""
+def test_specialisation_of_experts_with_several_classes_by_hand():
+    """Expert 0 serves classes 0 and 1 equally, expert 1 half of class 2 and all of class 3."""
     labels = [0, 0, 1, 1, 2, 2, 3, 3]
     experts = [0, 0, 0, 0, 1, 1, 1, 1]
     got = measured(Deciders(labels, experts, labels, [4, 4, 4, 4, 2, 4, 4, 4], 2, 5))
@@ -100,7 +100,7 @@ def test_experts_of_several_classes_by_hand():
     assert got["accuracy_drop", 0] == pytest.approx((4 / 8 + 3 / 8) / 2)
 
 
-def test_a_class_that_gains_without_the_expert_counts_as_a_negative_entry():
+def test_a_class_that_improves_without_the_expert_has_a_negative_entry():
     """d = (0.5, −1)."""
     got = measured(Deciders([0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 1, 1], 1, 2))
     assert got["accuracy_change", 0].tolist() == [[0.5, -1]]
@@ -108,7 +108,7 @@ def test_a_class_that_gains_without_the_expert_counts_as_a_negative_entry():
     assert got["polysemanticity", 0] == pytest.approx(np.hypot(d[0] - 1, d[1]))
 
 
-def test_an_unused_expert_costs_nothing_and_has_no_effect():
+def test_an_unused_expert_needs_no_pass_and_has_no_effect():
     subject = Deciders([0, 1, 0], [2, 1, 2], [0, 0, 0], [1, 0, 1], 4, 2)
     got = measured(subject)
     assert {expert for expert, _ in subject.asked} == {1, 2}
@@ -120,14 +120,14 @@ def test_an_unused_expert_costs_nothing_and_has_no_effect():
     assert got["top_image_experts", 0].tolist() == [2, 1]
 
 
-def test_where_no_expert_has_an_effect_there_is_no_polysemanticity():
+def test_polysemanticity_is_undefined_if_no_expert_has_an_effect():
     got = measured(Deciders([0, 1], [0, 1], [0, 0], [0, 0], 2, 2))
     assert ("polysemanticity", 0) not in got
     assert ("polysemanticity", None) not in got
     assert got["experts_with_effect", None] == got["accuracy_drop", None] == 0
 
 
-def test_only_images_that_use_the_expert_are_run_again_where_groups_are_images():
+def test_only_images_that_use_the_expert_are_rerun_if_groups_are_images():
     labels = [0, 1, 0, 0, 1, 1]
     apart = Deciders(labels, labels, labels, [1, 0] * 3, 2, 2)
     together = replace(apart, groups="batch", asked=[])
@@ -139,7 +139,7 @@ def test_only_images_that_use_the_expert_are_run_again_where_groups_are_images()
     assert changed["accuracy_change", 0].tolist() == same["accuracy_change", 0].tolist()
 
 
-def test_whole_batches_are_run_again_where_an_image_alone_is_answered_otherwise():
+def test_whole_batches_are_rerun_if_answers_depend_on_the_batch():
     class Touchy(Deciders):
         def answers(self, model, images, factors):
             return super().answers(model, images, factors) + len(images)
@@ -150,7 +150,7 @@ def test_whole_batches_are_run_again_where_an_image_alone_is_answered_otherwise(
     assert {images for _, images in subject.asked} == {3}
 
 
-def test_no_more_experts_are_switched_off_than_asked_for_and_the_most_used_first():
+def test_at_most_the_requested_experts_are_switched_off_most_used_first():
     labels = [0, 1, 1, 2, 2, 2]
     subject = Deciders(labels, labels, labels, [3] * 6, 4, 4)
     got = measured(subject, max_experts=2)
@@ -165,19 +165,19 @@ def test_no_more_experts_are_switched_off_than_asked_for_and_the_most_used_first
     ("image", [(0, 2), (1, 1), (0, 1)], 4 / 14),
     ("batch", [(0, 3), (1, 3), (0, 3), (1, 3), (0, 1)], 13 / 14),
 ])  # fmt: skip
-def test_every_second_image_alone_may_be_asked_without_experts(groups, asked, passes):
+def test_ablation_can_be_limited_to_every_second_image(groups, asked, passes):
     labels = [0, 1, 0, 1, 0, 0, 1]
     experts = [0, 1, 0, 1, 1, 0, 0]
     subject = Deciders(labels, experts, labels, [1, 0, 1, 0, 1, 1, 0], 2, 2, groups=groups)
     got = measured(subject, every=2)
     assert subject.asked == asked
-    # Images 0, 2, 4 of class 0 and 6 of class 1 are asked.
+    # Images 0, 2, 4 of class 0 and 6 of class 1 are run.
     assert got["accuracy_change", 0] == pytest.approx(np.array([[2 / 3, 1], [1 / 3, 0]]))
     assert got["passes", 0] == pytest.approx(passes)
     assert got["top_image_index", 0][0].tolist() == [0, 2, 5, 6, -1, -1]
 
 
-def test_a_class_without_images_is_left_open():
+def test_a_class_without_images_has_no_value():
     got = measured(Deciders([0, 2], [0, 0], [0, 2], [1, 2], 1, 3))
     np.testing.assert_array_equal(got["accuracy_change", 0], [[1, NAN, 0]])
     assert got["polysemanticity", 0] == 0
@@ -199,7 +199,7 @@ def test_polysemanticity_by_hand(d, distance):
     assert polysemanticity(np.array(d)) == pytest.approx(distance, nan_ok=True)
 
 
-def test_the_images_that_weigh_an_expert_most_are_kept():
+def test_the_images_with_the_highest_weight_for_an_expert_are_stored():
     subject = Deciders(
         labels=[3, 0, 1, 2, 3],
         experts=[1, 0, 1, 1, 1],
@@ -214,7 +214,7 @@ def test_the_images_that_weigh_an_expert_most_are_kept():
     assert got["top_image_index", 0].tolist() == [[3, 0, 4], [1, -1, -1]]
     assert got["top_image_labels", 0].tolist() == [[2, 3, 3], [0, -1, -1]]
     assert got["top_image_weights", 0].tolist() == [[0.75, 0.5, 0.5], [1, 0, 0]]
-    # The only pixel of an image is its number; 0 to 4 are told on 0 to 255.
+    # The only pixel of an image is its number; 0 to 4 are scaled to 0 to 255.
     pictures = got["top_images", 0]
     assert pictures.dtype == np.uint8
     assert pictures.shape == (2, 3, 1, 1, 1)
@@ -222,7 +222,7 @@ def test_the_images_that_weigh_an_expert_most_are_kept():
     assert got["expert_usage", 0].tolist() == pytest.approx([1 / 3, 2 / 3, 0])
 
 
-def test_thumbnails_are_small_and_sixteen_experts_at_most_are_shown(trial):
+def test_thumbnails_are_small_and_cover_at_most_sixteen_experts(trial):
     class Large(Deciders):
         def run(self, model, split, batch_size=None):
             for batch in super().run(model, split):
@@ -238,7 +238,7 @@ def test_thumbnails_are_small_and_sixteen_experts_at_most_are_shown(trial):
 
 
 @pytest.mark.slow
-def test_real_routers_give_the_same_each_time_and_whatever_the_size_of_the_batches(router, trial):
+def test_results_of_real_routers_are_reproducible_at_any_batch_size(router, trial):
     first, second = measured(trial(router)), measured(trial(router))
     assert first.keys() == second.keys()
     for key, value in first.items():

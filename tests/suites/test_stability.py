@@ -30,7 +30,7 @@ def test_a_routing_agrees_with_itself(router, trial):
         assert values(own, own) == pytest.approx(dict.fromkeys(values(own, own), 1.0), abs=1e-6)
 
 
-def test_against_token_by_token_definitions():
+def test_agreement_equals_its_token_by_token_definition():
     first, second = torch.rand(2, 1, 30, 4).softmax(-1)
     one, other = choices(first, renormalize=True), choices(second, renormalize=True)
     got = values(one, other)
@@ -41,7 +41,7 @@ def test_against_token_by_token_definitions():
     assert got["share_agreement"] == pytest.approx(1 - float(total_variation.mean()), abs=1e-6)
 
 
-def test_a_token_that_no_expert_processed_agrees_with_its_like_alone():
+def test_an_unprocessed_token_agrees_only_with_an_unprocessed_one():
     experts, weights = torch.zeros(1, 4, 1, dtype=torch.long), torch.ones(1, 4, 1)
     gates = torch.tensor([1.0, 0.0]).expand(1, 4, 2)
     all_kept, one_kept, two_kept = (
@@ -55,7 +55,7 @@ def test_a_token_that_no_expert_processed_agrees_with_its_like_alone():
     assert values(one_kept, two_kept)["share_agreement"] == 0.75
 
 
-def test_soft_routings_of_known_overlap():
+def test_soft_routings_agree_by_their_known_overlap():
     one, other = (torch.tensor([[[a, 1 - a]]]) for a in (0.9, 0.4))
     first, second = (Choices.of(MixtureRouting(gates), 1, 1) for gates in (one, other))
     assert values(first, second)["share_agreement"] == pytest.approx(0.5)
@@ -63,7 +63,7 @@ def test_soft_routings_of_known_overlap():
     assert [(m.value, m.where) for m in of_sets] == [(1.0, {"constant": True})]
 
 
-def test_where_groups_are_images_the_batch_changes_nothing(trial):
+def test_the_batch_changes_nothing_if_groups_are_images(trial):
     got = measured(trial("softmax_token_choice"))
     for layer in (None, 0, 1):
         for name in ("first_agreement", "set_agreement"):
@@ -72,8 +72,8 @@ def test_where_groups_are_images_the_batch_changes_nothing(trial):
     assert got["top1_change", None, None, None].value == 0
 
 
-def test_where_groups_span_the_batch_it_changes_the_routing():
-    """Expert 0 has room for half of a batch: in one batch for the first images alone."""
+def test_the_batch_changes_the_routing_if_groups_span_it():
+    """Expert 0 has room for half of a batch: in a single batch, only for the first images."""
 
     def seen(images):
         routings = [
@@ -89,7 +89,7 @@ def test_where_groups_span_the_batch_it_changes_the_routing():
     assert shares == {"first_agreement": 1.0, "share_agreement": 0.5, "set_agreement": 0.5}
 
 
-def test_snapshots_are_compared_with_the_one_before_and_with_the_last(trial):
+def test_snapshots_are_compared_with_the_previous_one_and_the_last(trial):
     subject = trial("softmax_token_choice")
     first, last = (snapshot.load() for snapshot in subject.snapshots)
     got = measured(subject)
@@ -104,13 +104,13 @@ def test_snapshots_are_compared_with_the_one_before_and_with_the_last(trial):
     assert ("first_agreement", None, 30, "snapshot and end") not in got
 
 
-def test_a_single_snapshot_has_none_to_compare_with(trial):
+def test_a_single_snapshot_has_nothing_to_compare_with(trial):
     subject = trial("soft_moe")
     subject.snapshots = subject.snapshots[:1]
     assert not [place for place in measured(subject) if place[3] == "snapshots"]
 
 
-def test_the_sample_is_of_the_routing_and_small(trial):
+def test_the_stored_sample_comes_from_the_routing_and_is_small(trial):
     subject = trial("softmax_token_choice")
     got = measured(subject, sampled_tokens=60, images=30)
     (batch,) = subject.run(subject.model, "test", batch_size=40)
@@ -124,7 +124,7 @@ def test_the_sample_is_of_the_routing_and_small(trial):
     assert not [r for r in measured(subject, sampled_tokens=0).values() if isinstance(r, Array)]
 
 
-def test_the_size_of_the_training_batch_cuts_the_same_images(trial):
+def test_images_are_the_same_for_any_training_batch_size(trial):
     def numbers(size):
         results = measured(trial("softmax_token_choice", batch_size=size), images=10)
         return {place: r.value for place, r in results.items() if isinstance(r, Metric)}

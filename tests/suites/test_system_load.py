@@ -1,4 +1,4 @@
-"""Timings beside processes that work, and beside some that do not."""
+"""Timings beside busy processes, and beside idle ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @dataclass
 class FakeMachine:
-    """Clocks of a machine where others keep `load` cores busy; this process works in `compute`."""
+    """The clocks of a machine where others keep `load` cores busy; this process uses `compute`."""
 
     load: float = 0.0
     wall: float = 100.0
@@ -66,7 +66,7 @@ def fake(monkeypatch) -> FakeMachine:
 
 @pytest.fixture
 def process(tmp_path):
-    """Starts a shell that runs a script under a name of its own."""
+    """Start a shell that runs a script under its own name."""
     started = []
 
     def start(name: str, script: str) -> psutil.Process:
@@ -80,18 +80,18 @@ def process(tmp_path):
         one.wait()
 
 
-def test_what_is_neither_idle_nor_ours_is_the_load_of_others(fake):
+def test_time_that_is_neither_idle_nor_ours_is_the_load_of_others(fake):
     start = Clocks.now()
     fake.load = 1.25
     fake.compute(2.0, threads=2)
     assert Clocks.now().others_since(start) == pytest.approx(1.25)
 
 
-def test_clocks_that_disagree_give_no_negative_load():
+def test_disagreeing_clocks_give_no_negative_load():
     assert Clocks(2.0, 10.0, 1.02).others_since(Clocks(1.0, 9.0, 0.0)) == 0.0
 
 
-def test_waiting_for_a_disk_is_no_work_and_a_guest_is_counted_once(monkeypatch):
+def test_waiting_for_a_disk_is_not_load_and_guests_are_counted_once(monkeypatch):
     times = {"user": 10.0, "nice": 1.0, "system": 2.0, "idle": 50.0, "iowait": 20.0, "steal": 4.0,
             "guest": 3.0, "guest_nice": 0.5}  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_waiting_for_a_disk_is_no_work_and_a_guest_is_counted_once(monkeypatch):
     assert system_load.busy_seconds() == 17.0
 
 
-def test_a_quiet_timing_is_made_once(fake):
+def test_an_undisturbed_timing_is_taken_once(fake):
     fake.load = 0.2
     made = QuietTimer(CPU, 0.25).time(lambda: fake.compute(3.0))
     assert made.result == fake.timings == 1
@@ -112,7 +112,7 @@ def test_a_quiet_timing_is_made_once(fake):
 
 
 def under_loads(fake, *loads):
-    """A timing that meets these loads, one after another."""
+    """Take a timing that meets these loads, one after another."""
     each = iter(loads)
 
     def timing():
@@ -122,14 +122,14 @@ def under_loads(fake, *loads):
     return timing
 
 
-def test_a_disturbed_timing_is_made_again_and_the_undisturbed_one_counts(fake):
+def test_a_disturbed_timing_is_repeated_and_the_undisturbed_one_counts(fake):
     made = QuietTimer(CPU, 0.25).time(under_loads(fake, 1.0, 0.5, 0.1, 1.0))
     assert made.result == 3
     assert made.cores == pytest.approx(0.1)
     assert not made.disturbed
 
 
-def test_of_timings_that_are_all_disturbed_the_least_disturbed_one_counts(fake):
+def test_if_all_timings_are_disturbed_the_least_disturbed_one_counts(fake):
     made = QuietTimer(CPU, 0.25).time(under_loads(fake, 2.0, 1.3, 0.6, 1.9))
     assert fake.timings == system_load.TRIES
     assert made.result == 3
@@ -137,7 +137,7 @@ def test_of_timings_that_are_all_disturbed_the_least_disturbed_one_counts(fake):
     assert made.disturbed
 
 
-def test_a_machine_that_stays_busy_is_waited_for_once_until_it_is_quiet(fake):
+def test_timings_wait_once_for_a_busy_machine_to_become_quiet(fake):
     timer, timing = QuietTimer(CPU, 0.25), under_loads(fake, *[1.0] * 5, 0.1, *[1.0] * 4)
     tries = []
     for _ in range(4):
@@ -147,7 +147,7 @@ def test_a_machine_that_stays_busy_is_waited_for_once_until_it_is_quiet(fake):
     assert tries == [system_load.TRIES, 1, 1, system_load.TRIES]
 
 
-def test_without_a_limit_any_load_is_taken(fake):
+def test_without_a_limit_any_load_is_accepted(fake):
     fake.load = 50.0
     timer = QuietTimer(CPU, None)
     made = timer.time(lambda: fake.compute(1.0))
@@ -156,7 +156,7 @@ def test_without_a_limit_any_load_is_taken(fake):
     assert not timer.judges
 
 
-def test_a_timing_too_short_to_tell_is_watched_on_where_that_decides(fake):
+def test_the_load_after_a_short_timing_is_watched_if_that_decides(fake):
     fake.load = 1.0
     before = fake.wall
     assert QuietTimer(CPU, None).time(lambda: fake.compute(0.01)).cores is None
@@ -165,7 +165,7 @@ def test_a_timing_too_short_to_tell_is_watched_on_where_that_decides(fake):
     assert made.cores == pytest.approx(1.0)
 
 
-def test_others_may_have_a_twentieth_of_the_cores_and_half_of_them_beside_a_gpu(monkeypatch):
+def test_others_may_use_5_percent_of_the_cores_or_half_of_them_beside_a_gpu(monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
     assert allowed_cores(0.25, CPU) == 0.25
     monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
@@ -175,7 +175,7 @@ def test_others_may_have_a_twentieth_of_the_cores_and_half_of_them_beside_a_gpu(
     assert allowed_cores(None, GPU) is None
 
 
-def test_what_others_do_on_the_gpu_counts_where_it_is_known():
+def test_gpu_use_by_others_counts_if_it_is_known():
     assert excess(2.0, None, 8) == 0.25
     assert excess(0.0, 0.02, 8) == pytest.approx(0.4)
     assert excess(2.0, 0.1, 8) == pytest.approx(2.0)
@@ -186,7 +186,7 @@ def test_what_others_do_on_the_gpu_counts_where_it_is_known():
     ("script", "use"),
     [("echo 37", 0.37), ("echo 0", 0.0), ("echo '[N/A]'", None), ("exit 9", None)],
 )
-def test_nvidia_smi_is_asked_for_the_use_of_one_gpu(tmp_path, monkeypatch, script, use):
+def test_nvidia_smi_is_queried_for_the_use_of_one_gpu(tmp_path, monkeypatch, script, use):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{script}\n')
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
@@ -201,16 +201,16 @@ def test_without_nvidia_smi_the_use_is_unknown(tmp_path, monkeypatch):
 
 
 def test_a_busy_process_is_measured(process):
-    """The system's clocks against the process's own."""
+    """The system's clocks are compared with those of the process."""
     busy = process("busybee", "while :; do :; done")
     start, worked = Clocks.now(), sum(busy.cpu_times()[:2])
     time.sleep(1.0)
     end, worked = Clocks.now(), sum(busy.cpu_times()[:2]) - worked
-    # Counted in steps of 10 ms, in several counters.
+    # Counted in steps of 10 ms, by several counters.
     assert end.others_since(start) >= (worked - 0.1) / (end.wall - start.wall)
 
 
-def test_the_work_of_other_threads_is_our_own():
+def test_the_work_of_our_other_threads_is_not_load():
     worked = []
 
     def work():
@@ -225,7 +225,7 @@ def test_the_work_of_other_threads_is_our_own():
     assert Clocks.now().own - start.own >= worked[0]
 
 
-def test_the_suite_takes_a_disturbed_timing_with_its_load_and_says_so(layers, process, monkeypatch):
+def test_the_suite_records_a_disturbed_timing_with_its_load(layers, process, monkeypatch):
     monkeypatch.setattr(system_load, "TRIES", 1)
     process("busybee", "while :; do :; done")
 

@@ -16,7 +16,7 @@ QUICK = {"seconds": 0.0, "min_repeats": 2, "max_load": None}
 WHERE = {"scope": "layer", "shape": "B", "batch": 64, "tokens": 49}
 
 
-def test_shapes_are_those_of_the_definitions():
+def test_shapes_follow_the_definitions():
     assert SHAPES == {"A": (8, 196, 384, 1536), "B": (64, 49, 96, 192)}
 
 
@@ -42,7 +42,7 @@ def test_the_99th_percentile_is_shown_from_1000_repeats_on(repeats, quantiles):
     assert {m.where["quantile"] for m in ms} == quantiles
 
 
-def test_router_calls_are_seen_and_made_again(layers):
+def test_router_calls_are_recorded_and_replayed(layers):
     model = layers("softmax_token_choice").model()
     images = torch.randn(2, 1, 12, 8)
     seen = []
@@ -56,7 +56,7 @@ def test_router_calls_are_seen_and_made_again(layers):
     assert not any(part._forward_hooks for part in model.modules())
 
 
-def test_a_training_pass_reaches_parameters_and_input_and_leaves_nothing(layers):
+def test_a_training_pass_reaches_parameters_and_input_and_leaves_no_gradients(layers):
     layer = layers("softmax_token_choice").layer(2, 12, 8, 16, 4)
     x = torch.randn(2, 12, 8).requires_grad_()
     reached = []
@@ -78,12 +78,12 @@ def test_a_forward_pass_is_in_eval_mode_and_records_no_gradient(layers):
     assert not y.requires_grad
 
 
-def test_what_a_pass_keeps_is_each_storage_once_without_the_weights():
+def test_activation_memory_counts_each_storage_once_without_weights():
     module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8, bias=False))
     x = torch.randn(5, 8, requires_grad=True)
     with kept_for_backward(module) as kept:
         y = module(x)
-    # The input; what the ReLU gives, for it and the next.
+    # The input, and the output of the ReLU, which it shares with the next layer.
     assert sum(kept.values()) == 4 * 5 * (8 + 16)
     with kept_for_backward(module) as without, torch.no_grad():
         module(x)
@@ -91,14 +91,14 @@ def test_what_a_pass_keeps_is_each_storage_once_without_the_weights():
     assert y.requires_grad
 
 
-def test_memory_is_that_of_the_weights_and_of_what_is_kept(layers):
+def test_memory_is_that_of_weights_and_saved_activations(layers):
     results = list(build_suite("throughput", **QUICK, model_batch=0).measure(layers("dense")))
     values = {r.name: r.value for r in results}
     assert values["parameter_bytes"] == 4 * (2 * 96 * 192 + 96 + 192)
     assert values["kept_bytes"] == 4 * 64 * 49 * (96 + 2 * 192)  # GELU keeps its input
 
 
-def test_where_and_passes_of_a_measurement(layers):
+def test_measurements_state_their_shape_and_number_of_passes(layers):
     threads = torch.get_num_threads()
     suite = build_suite("throughput", **QUICK, model_batch=3)
     results = list(suite.measure(layers("softmax_token_choice")))
@@ -119,7 +119,7 @@ def test_where_and_passes_of_a_measurement(layers):
     assert all(r.value > 0 for r in results)
 
 
-def test_sweeps_go_around_each_shape_and_repeat_no_point():
+def test_sweeps_vary_one_dimension_at_a_time_and_repeat_no_point():
     suite = build_suite(
         "throughput", shapes=["A", "B"], sweep_experts=[8, 32], sweep_tokens=[49], sweep_batch=[1]
     )

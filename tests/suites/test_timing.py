@@ -11,7 +11,7 @@ from suites.support.timing import WARM_UP, elapsed, fixed_conditions, interleave
 CPU = torch.device("cpu")
 
 
-def test_alternatives_are_run_in_turn_and_the_order_alternates():
+def test_alternatives_run_in_turn_and_in_alternating_order():
     ran = []
     runs = {"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}
     times = interleaved(runs, device=CPU, seconds=0, min_repeats=4, max_repeats=9)
@@ -20,12 +20,12 @@ def test_alternatives_are_run_in_turn_and_the_order_alternates():
     assert all((values >= 0).all() for values in times.values())
 
 
-def test_repeats_end_at_their_number_where_time_is_left():
+def test_repeats_stop_at_their_number_if_time_is_left():
     times = interleaved({"a": lambda: None}, device=CPU, seconds=60, min_repeats=1, max_repeats=3)
     assert len(times["a"]) == 3
 
 
-def test_on_a_gpu_its_events_time_a_run_that_nothing_else_runs_beside(monkeypatch):
+def test_on_a_gpu_events_time_a_run_with_nothing_else_running(monkeypatch):
     happened = []
 
     class Event:
@@ -51,7 +51,7 @@ def test_on_a_gpu_its_events_time_a_run_that_nothing_else_runs_beside(monkeypatc
     assert happened == ["wait for cuda:1", on_stream, "run", on_stream, "wait for the event"]
 
 
-def test_threads_and_garbage_collection_are_as_before():
+def test_threads_and_garbage_collection_are_restored():
     before = torch.get_num_threads()
     inside = []
 
@@ -67,17 +67,17 @@ def test_threads_and_garbage_collection_are_as_before():
     assert gc.isenabled()
 
 
-def test_interval_of_a_ratio_that_never_varies():
+def test_the_interval_of_a_constant_ratio_has_no_width():
     dense = np.random.default_rng(0).uniform(1, 2, size=50)
     assert ratio_interval(1.5 * dense, dense) == pytest.approx((1.5, 1.5))
 
 
-def test_interval_covers_the_true_ratio_as_often_as_it_says():
+def test_the_interval_covers_the_true_ratio_at_the_stated_rate():
     covered = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
         times, dense = 2 * rng.lognormal(0, 0.1, 60), rng.lognormal(0, 0.1, 60)
         low, high = ratio_interval(times, dense, resamples=300, seed=seed)
         covered += low <= 2 <= high
-    # Binomial(200, 0.95) lies below 180 once in 700; a percentile bootstrap is a little narrow.
+    # Binomial(200, 0.95) is below 180 once in 700; a percentile bootstrap is slightly too narrow.
     assert covered >= 178

@@ -16,7 +16,7 @@ from suites.traces import Grid, grid_of, thumbnails
 from tests.suites.conftest import EACH_KIND, FakeTrial
 
 GRID = (4, 3)
-"""Where the twelve tokens of the subjects' images are said to lie."""
+"""The grid that the twelve tokens of the subjects' images are taken to form."""
 
 
 def measured(subject, **options):
@@ -33,7 +33,7 @@ def on_grid(subject, grid=GRID):
 
 
 class Sampled(KnownSubject):
-    """A known routing of the images at some places alone, in one batch."""
+    """A known routing of a selection of images, in one batch."""
 
     def labels_of(self, split):
         return self.case.labels
@@ -51,14 +51,14 @@ def known(name, grid=(2, 4)):
 
 
 def materialised(subject, model, places):
-    """The combine weights of images, (n, tokens, E) for each layer, from the definition."""
+    """Return combine weights of images, (n, tokens, E) per layer, by definition."""
     (batch,) = subject.run(model, "test", 40, places=torch.from_numpy(places))
     tensors = [each.combine_tensor().sum(-1).abs() for each in batch.routings]
     return [each.reshape(len(places), -1, each.shape[-1]).numpy() for each in tensors]
 
 
 @pytest.mark.parametrize("kind", sorted(EACH_KIND))
-def test_each_patch_has_the_expert_and_share_of_the_materialised_combine_tensor(trial, kind):
+def test_patches_have_the_expert_and_share_of_the_materialised_combine_tensor(trial, kind):
     subject = on_grid(trial(kind))
     got = measured(subject)
     index = got["traced_index", None, None]
@@ -84,7 +84,7 @@ def test_each_patch_has_the_expert_and_share_of_the_materialised_combine_tensor(
     assert ("traced_experts", 0, last.step) not in got, "the last snapshot is the end"
 
 
-def test_expert_choice_leaves_patches_without_an_expert_and_token_choice_drops_some(trial):
+def test_patches_left_out_by_expert_choice_or_dropped_by_token_choice_are_marked(trial):
     for router in ("softmax_expert_choice", "softmax_token_choice"):
         got = measured(on_grid(trial(router)))
         experts = got["traced_experts", 0, None]
@@ -94,7 +94,7 @@ def test_expert_choice_leaves_patches_without_an_expert_and_token_choice_drops_s
 
 
 def test_a_full_expert_drops_the_rest_by_hand():
-    """Two images of 8 tokens share 4 slots of expert 0: the first image's upper row takes all."""
+    """Two images of 8 tokens share 4 slots of expert 0; the first image's upper row takes all."""
     got = measured(known("collapsed"))
     assert got["traced_index", None, None].tolist() == [
         *(0, 8, 1, 9, 2, 10, 3, 11),
@@ -113,7 +113,7 @@ def test_a_full_expert_drops_the_rest_by_hand():
 
 
 def test_a_mixture_by_hand():
-    """Weights 0.2 and 0.8; equal ones, where the first counts; -0.75 and 0.25, by size."""
+    """Weights 0.2 and 0.8; equal ones, of which the first counts; -0.75 and 0.25, by magnitude."""
     gates = torch.tensor([[[0.2, 0.8], [0.5, 0.5], [0.0, 0.0], [-0.75, 0.25]]])
     subject = known("oracle", (2, 2))
     case = replace(
@@ -127,7 +127,7 @@ def test_a_mixture_by_hand():
     assert got["top_share", 0, None] == pytest.approx((0.8 + 0.5 + 0 + 0.75) / 4)
 
 
-def test_routers_and_seeds_show_the_same_images_whatever_the_batches(trial):
+def test_all_routers_and_seeds_show_the_same_images_at_any_batch_size(trial):
     one = measured(on_grid(trial("soft_moe")))
     other = measured(on_grid(trial("softmax_token_choice", batch_size=7)))
     for name in ("traced_images", "traced_labels", "traced_index"):
@@ -150,7 +150,7 @@ def test_only_the_sample_is_run(trial):
     assert subject.asked == [("test", 12)] * 2, "of the end and one snapshot"
 
 
-def test_tokens_on_no_grid_are_not_traced_but_counted(trial):
+def test_tokens_outside_a_grid_are_counted_but_not_traced(trial):
     got = measured(trial("soft_moe"))
     assert not any(name == "traced_experts" for name, _, _ in got)
     assert 1 / 4 <= got["top_share", None, None] <= 1
@@ -192,15 +192,15 @@ SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2}
         ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (4, 4, 4, 4)}, 49, Grid(0, 7, 7)),
     ],
 )
-def test_patches_lie_where_timm_embeds_them(name, options, tokens, grid):
+def test_patch_grids_match_the_patch_embedding_of_timm(name, options, tokens, grid):
     model = timm.create_model(name, **options)
     size = options.get("img_size", 224)
     size = torch.Size(size if isinstance(size, tuple) else (size, size))
     assert grid_of(model, tokens, size) == grid
 
 
-def test_channels_that_are_routed_as_tokens_are_no_patches():
-    """An MLP-Mixer of as many channels as patches: its first network mixes channels."""
+def test_channels_routed_as_tokens_are_not_taken_for_patches():
+    """An MLP-Mixer with as many channels as patches, whose first network mixes channels."""
     model = MlpMixer(2, img_size=32, patch_size=8, embed_dim=16, num_blocks=1)
     model = moefy(model, num_experts=4, layers="every_mlp", input_size=(3, 32, 32), seed=0).eval()
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ def test_channels_that_are_routed_as_tokens_are_no_patches():
     assert ("top_share", 0, None) in got
 
 
-def test_each_channel_of_a_thumbnail_goes_from_dark_to_bright():
+def test_each_channel_of_a_thumbnail_uses_the_full_range_of_brightness():
     images = torch.tensor([[[[0.0, 1.0], [2.0, 4.0]], [[-1.0, -1.0], [-1.0, -0.5]]]])
     assert thumbnails(images).tolist() == [[[[0, 64], [128, 255]], [[0, 0], [0, 255]]]]
     assert thumbnails(torch.zeros(3, 1, 5, 5)).max() == 0

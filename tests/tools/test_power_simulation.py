@@ -1,4 +1,4 @@
-"""The error rates and the power that docs/statistics.md publishes, repeated on a smaller scale."""
+"""The error rates and power published in docs/statistics.md, repeated on a smaller scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STUDIES = 200
 
 
 def loaded():
-    """The script, which is no module of a package."""
+    """The script, which belongs to no package."""
     spec = importlib.util.spec_from_file_location(
         "power_simulation", ROOT / "tools" / "power_simulation.py"
     )
@@ -33,12 +33,12 @@ SIZES = [(n, k) for n in power_simulation.SEEDS for k in power_simulation.SYSTEM
 
 
 def most(share, times=STUDIES):
-    """The count that a binomial stays below but for once in ten thousand."""
+    """Return the count that a binomial exceeds only once in ten thousand."""
     return binom(times, share).ppf(0.9999)
 
 
 def test_the_script_compares_as_reports_do():
-    """Study by study, a failed run and nulls included."""
+    """They agree in every study, including failed runs and nulls."""
     drawn = power_simulation.failed(power_simulation.EQUAL)(np.random.default_rng(0), 5, 7, 4)
     pairs = power_simulation.compared(drawn, nulls=2)
     for place, study in enumerate(drawn):
@@ -53,7 +53,7 @@ def test_the_script_compares_as_reports_do():
         assert halves == pytest.approx(pairs.halves()[place])
 
 
-def test_holm_before_was_that_of_the_claims():
+def test_the_earlier_holm_procedure_is_that_of_the_claims():
     from results.statistics.comparisons import holm
     from results.statistics.means import paired_difference
 
@@ -67,7 +67,7 @@ def test_holm_before_was_that_of_the_claims():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", power_simulation.CASES, ids=lambda case: case.name)
-def test_false_alarms_and_coverage_are_within_their_limits(case):
+def test_false_alarms_and_coverage_stay_within_their_limits(case):
     cells = [power_simulation.errors(case, *size, STUDIES) for size in SIZES]
     alarms = [cell.alarms * STUDIES for cell in cells]
     assert max(alarms) <= most(case.limit)
@@ -78,7 +78,7 @@ def test_false_alarms_and_coverage_are_within_their_limits(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("routers", [1, 2, 6])
 @pytest.mark.parametrize("case", power_simulation.CASES, ids=lambda case: case.name)
-def test_families_with_nulls_keep_within_them_too(case, routers):
+def test_families_with_nulls_stay_within_the_limits_too(case, routers):
     for seeds in (3, 5):
         errors = power_simulation.errors(case, seeds, routers + 4, STUDIES, nulls=4)
         assert errors.alarms * STUDIES <= most(case.limit)
@@ -86,8 +86,8 @@ def test_families_with_nulls_keep_within_them_too(case, routers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "gap"), [(3, 3.0), (5, 2.0)])
-def test_a_gap_that_was_lost_before_is_resolved(seeds, gap):
-    """With ten systems. The comparisons of one study are not independent: 200 tests count."""
+def test_a_gap_missed_by_the_earlier_method_is_resolved(seeds, gap):
+    """With ten systems. Comparisons within a study are not independent: 200 tests count."""
     drawn = power_simulation.EQUAL(np.random.default_rng(seeds), STUDIES, 10, seeds)
     assert power_simulation.power_at(drawn, gap) * STUDIES >= binom(STUDIES, 0.8).ppf(0.0001)
     assert power_simulation.power_before(drawn, gap) < 0.2
@@ -104,15 +104,15 @@ def test_other_conditions_raise_no_false_alarms(variances):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", power_simulation.CASES[:5], ids=lambda case: case.name)
-def test_interim_analyses_raise_none_together(case):
+def test_interim_analyses_together_raise_no_false_alarms(case):
     for systems in power_simulation.SYSTEMS:
         share = power_simulation.over_analyses(case, 20, systems, STUDIES)
         assert share * STUDIES <= most(case.limit)
 
 
 @pytest.mark.slow
-def test_one_estimate_of_all_systems_would_break_the_limit(monkeypatch):
-    """So that these tests can fail: Tukey's test with the pooled variance, as textbooks have it."""
+def test_a_pooled_variance_would_exceed_the_limit(monkeypatch):
+    """This shows that these tests can fail: Tukey's textbook test uses the pooled variance."""
     from results.statistics import blocks
 
     monkeypatch.setattr(blocks, "_share", lambda ratios, _: np.zeros(ratios.shape[:-1]))

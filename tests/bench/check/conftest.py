@@ -1,4 +1,4 @@
-"""Reports on routers that tests register for a moment."""
+"""Reports on routers that tests register temporarily."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from routers import (
 
 
 def checked(target: type[Router], *explored: str, **hyper: object) -> CheckReport:
-    """The report of a router whose hyper-parameters stay at their defaults but those explored."""
+    """Report on a router whose hyper-parameters, except explored ones, stay at their defaults."""
     register_router("broken", family="token_choice")(target)
     try:
         defaults = {info.name: info.default for info in ROUTERS.get("broken").hyper}
@@ -27,7 +27,7 @@ def checked(target: type[Router], *explored: str, **hyper: object) -> CheckRepor
 
 
 def failed(target: type[Router], *explored: str) -> tuple[dict[str, str], set[str]]:
-    """Details of the checks that a router fails, by name; and names of those that only follow."""
+    """Return details of a router's failed checks by name, and the names of mere consequences."""
     report = checked(target, *explored)
     causes = {result.name: result.detail for result in report.causes}
     return causes, {result.name for result in report.failures} - causes.keys()

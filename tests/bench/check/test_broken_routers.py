@@ -1,4 +1,4 @@
-"""Routers with one deliberate fault each, and the check that has to catch it."""
+"""Routers with one deliberate fault each, and the check that must catch it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CapacityAbove(SoftmaxTokenChoice):
 
 
 class CapacityBelow(SoftmaxTokenChoice):
-    """One slot less: drops tokens that there is room for."""
+    """One slot less: drops tokens for which there is room."""
 
     def capacity(self, logits, k=1):
         slots = super().capacity(logits, k)
@@ -37,7 +37,7 @@ class CapacityBelow(SoftmaxTokenChoice):
 
 
 class CapacityIgnored(SoftmaxTokenChoice):
-    """Drops nothing, whatever it is told."""
+    """Never drops anything, whatever the capacity."""
 
     def allocate(self, logits):
         return TokenChoiceRouting.top_k(logits.softmax(-1), self.top_k, None)
@@ -53,7 +53,7 @@ class CapacityOfExpertChoice(Router):
 
 
 class DetachedGate(SoftmaxTokenChoice):
-    """The gates are cut off from the graph."""
+    """The gates are detached from the graph."""
 
     def allocate(self, logits):
         return super().allocate(logits.detach())
@@ -71,7 +71,7 @@ class ConstantWeight(SoftmaxTokenChoice):
 
 
 class UnusedParameter(SoftmaxTokenChoice):
-    """A temperature that nothing reads."""
+    """A temperature that is never used."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -87,7 +87,7 @@ class LeakBetweenGroups(SoftmaxTokenChoice):
 
 
 class LeakOfCapacity(SoftmaxTokenChoice):
-    """Groups share one queue, so that a group's tokens drop for those of another."""
+    """Groups share one queue, so that tokens of one group displace those of another."""
 
     def allocate(self, logits):
         gates = logits.softmax(-1)
@@ -102,7 +102,7 @@ class LeakOfCapacity(SoftmaxTokenChoice):
 
 
 class NanOnConstantInput(SoftmaxTokenChoice):
-    """Divides by the deviation over the tokens."""
+    """Divides by the standard deviation over the tokens."""
 
     def compute_logits(self, tokens, context):
         logits = super().compute_logits(tokens, context)
@@ -111,7 +111,7 @@ class NanOnConstantInput(SoftmaxTokenChoice):
 
 
 class OverflowOnHugeInput(SoftmaxTokenChoice):
-    """A softmax without the subtraction of the largest logit."""
+    """A softmax that does not subtract the largest logit."""
 
     def allocate(self, logits):
         exponentials = logits.exp()
@@ -120,7 +120,7 @@ class OverflowOnHugeInput(SoftmaxTokenChoice):
 
 
 class OneExpertBreaks(SoftmaxTokenChoice):
-    """Looks at the runner-up, which need not exist."""
+    """Uses the runner-up, which may not exist."""
 
     def compute_logits(self, tokens, context):
         logits = super().compute_logits(tokens, context)
@@ -128,14 +128,14 @@ class OneExpertBreaks(SoftmaxTokenChoice):
 
 
 class RandomInEval(SoftmaxTokenChoice):
-    """Noise that never stops."""
+    """Noise that is added even in evaluation."""
 
     def compute_logits(self, tokens, context):
         return super().compute_logits(tokens, context) + torch.randn(self.num_experts)
 
 
 class UnseededNoise(SoftmaxTokenChoice):
-    """Noise in training that does not come from the context's generator."""
+    """Training noise that does not come from the context's generator."""
 
     def compute_logits(self, tokens, context):
         logits = super().compute_logits(tokens, context)
@@ -163,7 +163,7 @@ class WrongFastPath(SoftmaxTokenChoice):
 
 @dataclass(frozen=True, eq=False)
 class WrongGradients(TokenChoiceRouting):
-    """A fast path of the right value whose gates get no gradient."""
+    """A fast path with the right value whose gates get no gradient."""
 
     def combine(self, slot_outputs):
         return TokenChoiceRouting(
@@ -180,7 +180,7 @@ class WrongBackward(SoftmaxTokenChoice):
 
 
 class UnnormalisedGates(SoftmaxTokenChoice):
-    """Sigmoids are no distribution."""
+    """Sigmoids, which do not sum to 1."""
 
     def allocate(self, logits):
         gates = logits.sigmoid()
@@ -188,7 +188,7 @@ class UnnormalisedGates(SoftmaxTokenChoice):
 
 
 class TwoTokensInASlot(SoftmaxTokenChoice):
-    """Everyone stands first in the queue."""
+    """Every token is first in the queue."""
 
     def allocate(self, logits):
         gates = logits.softmax(-1)
@@ -214,7 +214,7 @@ class Miscounted(TokenChoiceRouting):
 
 
 class WrongCounts(SoftmaxTokenChoice):
-    """Says that nothing is dropped."""
+    """Claims that nothing is dropped."""
 
     def allocate(self, logits):
         capacity = self.capacity(logits, self.top_k)
@@ -222,7 +222,7 @@ class WrongCounts(SoftmaxTokenChoice):
 
 
 class HalfPrecision(SoftmaxTokenChoice):
-    """Computes in whatever autocast says."""
+    """Computes in the precision of autocast."""
 
     def forward(self, tokens, context=None):
         logits = self.gate(tokens, context or RouterContext())
@@ -244,14 +244,14 @@ class ForgottenState(SoftmaxTokenChoice):
 
 @dataclass(frozen=True, eq=False)
 class Transposed(TokenChoiceRouting):
-    """Weights by expert and token instead of by token and expert."""
+    """Weights indexed by expert and token instead of token and expert."""
 
     def combine_weights(self):
         return super().combine_weights().transpose(1, 2)
 
 
 class WrongShape(SoftmaxTokenChoice):
-    """An axis in the wrong place."""
+    """An axis in the wrong position."""
 
     def allocate(self, logits):
         capacity = self.capacity(logits, self.top_k)
@@ -287,7 +287,7 @@ class WrongShape(SoftmaxTokenChoice):
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_broken_router_is_caught_and_by_no_check_that_holds(broken, numbers, others):
+def test_a_broken_router_fails_exactly_the_checks_that_it_violates(broken, numbers, others):
     causes, consequences = failed(broken)
     assert causes.keys() == numbers.keys()
     assert consequences == set(others.split())
@@ -300,7 +300,7 @@ def test_the_operation_that_overflows_is_named():
     assert causes["finite"].endswith("exponentials = logits.exp()")
 
 
-def test_consequences_are_listed_by_name_below_their_cause():
+def test_consequences_are_listed_only_by_name_below_their_cause():
     shown = " ".join(text(checked(RandomInEval)).split())
     assert "repeatable failed: " in shown
     assert ": second pass: y[" in shown
@@ -309,7 +309,7 @@ def test_consequences_are_listed_by_name_below_their_cause():
     assert "groups failed" not in shown
 
 
-def test_the_table_is_80_columns_wide_and_tells_what_failed():
+def test_the_table_is_80_columns_wide_and_says_what_failed():
     lines = text(checked(CapacityAbove)).splitlines()
     assert max(map(len, lines)) <= 80
     assert any("capacity failed: " in line for line in lines)

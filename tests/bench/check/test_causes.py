@@ -1,4 +1,4 @@
-"""Of several failed checks the first cause is named, with the line of the user's file."""
+"""If several checks fail, the first cause is named with the line of the user's file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.bench.check.conftest import checked, text
 
 
 class NoRouting(SoftmaxTokenChoice):
-    """Returns the gates alone."""
+    """Returns only the gates."""
 
     def allocate(self, logits):
         return logits.softmax(-1)
 
 
 class TransposedGates(SoftmaxTokenChoice):
-    """Gates by expert and token."""
+    """Gates indexed by expert and token."""
 
     def allocate(self, logits):
         gates = logits.softmax(-1).transpose(1, 2)
@@ -39,7 +39,7 @@ class NanForOneToken(SoftmaxTokenChoice):
 
 
 class Forgot(SoftmaxTokenChoice):
-    """Returns nothing, by a forward of its own."""
+    """Has its own forward, which returns nothing."""
 
     def forward(self, tokens, context=None):
         super().forward(tokens, context)
@@ -62,7 +62,7 @@ class Forgot(SoftmaxTokenChoice):
         ),
     ],
 )
-def test_the_first_cause_is_told_with_the_routers_own_line(broken, what, line):
+def test_the_first_cause_is_reported_with_the_line_in_the_router(broken, what, line):
     report = checked(broken)
     (cause,) = report.failures
     assert cause.name == "runs"
@@ -74,13 +74,13 @@ def test_the_first_cause_is_told_with_the_routers_own_line(broken, what, line):
 
 
 class TwoChoices(SoftmaxTokenChoice):
-    """Two experts a token, always."""
+    """Always chooses two experts per token."""
 
     def allocate(self, logits):
         return TokenChoiceRouting.top_k(logits.softmax(-1), 2, self.capacity(logits, 2))
 
 
-def test_a_router_that_needs_two_experts_passes_and_the_case_is_told():
+def test_a_router_that_needs_two_experts_passes_and_the_skipped_case_is_reported():
     report = checked(TwoChoices, top_k=2)
     assert report.passed, text(report)
     finite = next(result for result in report.results if result.name == "finite")

@@ -1,4 +1,4 @@
-"""The checks of experts and of losses pass what is right and name what is wrong."""
+"""The checks of experts and losses accept right ones and name the faults of wrong ones."""
 
 from contextlib import contextmanager
 
@@ -36,7 +36,7 @@ def test_built_in_losses_pass(name):
 
 
 class Scaled(Experts):
-    """Each expert multiplies by a vector of its own."""
+    """Each expert multiplies by its own vector."""
 
     def __init__(self, num_experts, replaced, **hyper):
         super().__init__(num_experts, replaced, **hyper)
@@ -110,7 +110,7 @@ class Rigid(Scaled):
         (Forgetful, "save", "after loading"),
     ],
 )
-def test_a_fault_of_experts_is_found(experts, check, message):
+def test_a_fault_in_experts_is_found(experts, check, message):
     with registered(EXPERTS, experts) as name:
         failures = {
             failure.name: failure.detail for failure in check_component(EXPERTS.get(name)).failures
@@ -136,7 +136,7 @@ class Squeezed(Scaled):
         (Squeezed, "", "return super().forward(slot_inputs)[..., :-1]"),
     ],
 )
-def test_the_first_cause_in_experts_is_told_once(experts, message, line):
+def test_the_first_cause_in_experts_is_reported_once(experts, message, line):
     with registered(EXPERTS, experts) as name:
         report = check_component(EXPERTS.get(name))
     (cause,) = report.causes
@@ -144,7 +144,7 @@ def test_the_first_cause_in_experts_is_told_once(experts, message, line):
     assert line in cause.detail
 
 
-def test_experts_of_ones_own_pass():
+def test_a_users_own_experts_pass():
     with registered(EXPERTS, Scaled, family="test") as name:
         assert check_component(find_component(f"experts:{name}")).passed
 
@@ -179,7 +179,7 @@ def overflowing(routing, batch):
         (overflowing, "finite", "large logits"),
     ],
 )
-def test_a_fault_of_a_loss_is_found(loss, check, message):
+def test_a_fault_in_a_loss_is_found(loss, check, message):
     with registered(LOSSES, loss) as name:
         failures = {
             failure.name: failure.detail for failure in check_component(LOSSES.get(name)).failures
@@ -187,7 +187,7 @@ def test_a_fault_of_a_loss_is_found(loss, check, message):
     assert message in failures[check]
 
 
-def test_a_loss_that_is_no_tensor_is_told_once():
+def test_a_loss_that_is_no_tensor_is_reported_once():
     with registered(LOSSES, lambda routing, batch: 1.0) as name:
         report = check_component(LOSSES.get(name))
     (failure,) = report.failures
@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_tensor_is_told_once():
     assert {result.status for result in report.results[1:]} == {"not run"}
 
 
-def test_a_name_is_found_among_all_kinds():
+def test_a_name_is_looked_up_among_all_kinds_of_components():
     assert find_component("attentive").kind == "router"
     assert find_component("affinity:attentive").kind == "affinity"
     assert find_component("importance").kind == "loss"

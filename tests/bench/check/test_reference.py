@@ -1,4 +1,4 @@
-"""The reference that routings are compared with, by hand."""
+"""The reference that routings are compared with, checked by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from bench.check import reference
 
 
-def test_the_loop_on_a_hand_worked_case():
+def test_the_reference_loop_on_a_case_worked_by_hand():
     """Two tokens, two experts that double and negate, one slot each."""
     d = torch.tensor([[[[1.0], [0.0]], [[0.5], [1.0]]]])
     c = torch.tensor([[[[0.25], [0.0]], [[0.0], [2.0]]]])
@@ -33,6 +33,6 @@ def test_the_loop_on_a_hand_worked_case():
     ],
 )
 def test_capacity_by_hand(factor, tokens, experts, choices, slots):
-    """0.3 · 10 / 3 is a rounding error above 1 in floating point, and 1 slot all the same."""
-    assert math.ceil(0.1 * 3 * 10) == 4  # such errors are real
+    """0.3 · 10 / 3 is a rounding error above 1 in floating point, but still gives 1 slot."""
+    assert math.ceil(0.1 * 3 * 10) == 4  # the rounding error is real
     assert reference.capacity(factor, tokens, experts, choices) == slots

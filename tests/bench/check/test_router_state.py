@@ -14,7 +14,7 @@ from tests.bench.check.conftest import checked, failed, text
 
 
 class Balanced(Router):
-    """A bias of each expert that follows its load, kept as a checkpoint needs it."""
+    """A bias per expert that follows its load, stored so that checkpoints contain it."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -34,7 +34,7 @@ class Balanced(Router):
 
 
 class PlainAttribute(Balanced):
-    """A balancing bias in a plain attribute, so small that a few steps do not show it."""
+    """A balancing bias in a plain attribute, so small that a few steps do not reveal it."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -43,7 +43,7 @@ class PlainAttribute(Balanced):
 
 
 class Counter(SoftmaxTokenChoice):
-    """A number of steps in a list of the affinity."""
+    """A step count in a list of the affinity."""
 
     def after_step(self, stats):
         self.gate.history = [*getattr(self.gate, "history", []), stats["load"]]
@@ -63,7 +63,7 @@ class OwnGenerator(SoftmaxTokenChoice):
 
 
 class WrongKey(SoftmaxTokenChoice):
-    """Asks for a count that is not given."""
+    """Reads a count that does not exist."""
 
     def after_step(self, stats):
         stats["loads"].sum()
@@ -78,14 +78,14 @@ def test_state_in_a_buffer_passes():
     ("broken", "attribute"),
     [(PlainAttribute, "bias"), (Counter, "gate.history"), (OwnGenerator, "source")],
 )
-def test_state_in_an_attribute_is_named_with_the_remedy(broken, attribute):
+def test_state_in_a_plain_attribute_is_named_with_the_remedy(broken, attribute):
     report = checked(broken)
     detail = next(result for result in report.failures if result.name == "steps").detail
     assert f"self.{attribute} changes from step to step and is not saved" in detail
     assert f'self.register_buffer("{attribute.rpartition(".")[2]}"' in detail
 
 
-def test_attributes_that_are_made_anew_alike_are_no_state():
+def test_attributes_recreated_with_equal_values_are_not_state():
     class Remembers(SoftmaxTokenChoice):
         def allocate(self, logits):
             self.last, self.square = super().allocate(logits), lambda x: x * x
@@ -96,7 +96,7 @@ def test_attributes_that_are_made_anew_alike_are_no_state():
     assert report.passed, text(report)
 
 
-def test_an_after_step_that_raises_is_told_by_name_and_line():
+def test_an_after_step_that_raises_is_reported_by_name_and_line():
     causes, consequences = failed(WrongKey)
     assert causes.keys() == {"steps"}
     assert not consequences

@@ -1,4 +1,4 @@
-"""Checks pass for routers that are right, and say what they looked at."""
+"""Checks accept correct routers, and say what they looked at."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUILT_IN = [name for name in list_routers() if not issubclass(ROUTERS.get(name).
 def test_built_in_routers_pass(name):
     report = check_router(name)
     assert report.passed, text(report)
-    # Of experts that are averaged in weight space D and C do not give the output.
+    # For experts averaged in weight space, D and C do not determine the output.
     defined = set() if name == "smear" else {"definition"}
     assert {result.name for result in report.results if result.status == "passed"} >= defined | {
         "shapes",
@@ -44,30 +44,30 @@ def test_built_in_routers_pass(name):
 
 
 @pytest.mark.parametrize("name", ["dense", "dense_params"])
-def test_a_baseline_has_nothing_to_check(name):
+def test_baselines_have_nothing_to_check(name):
     report = check_router(name)
     assert report.passed
     assert report.results == ()
     assert "there is nothing to route" in text(report)
 
 
-def test_each_hyper_parameter_is_moved_from_its_default():
+def test_each_hyper_parameter_is_varied_from_its_default():
     labels = [subject.label for subject in subjects("softmax_token_choice", {}, {})]
     assert labels[0] == "defaults"
     for setting in ("top_k=2", "capacity_factor=None", "noise_std=1.0", "affinity=cosine"):
         assert setting in labels
     assert "top_k=2, capacity_factor=0.7, renormalize=True" in labels
-    # Refused by the router, as it should be: a single renormalised weight is always 1.
+    # The router refuses this, rightly: a single renormalised weight is always 1.
     assert "renormalize=True" not in labels
 
 
-def test_what_is_given_stays():
+def test_given_options_are_not_varied():
     settings = subjects("softmax_token_choice", {"top_k": 3}, {})
     assert all(subject.options["top_k"] == 3 for subject in settings)
     assert len(settings) > 5
 
 
-def test_a_wrong_request_is_refused():
+def test_an_invalid_request_is_refused():
     with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
         check_router("softmoe")
     with pytest.raises(RequestError, match=r"has no hyper-parameter 'topk'.*did you mean 'top_k'"):
@@ -92,13 +92,13 @@ def test_a_plugins_own_hyper_parameters_are_explored():
 
 
 class Crash(SoftmaxTokenChoice):
-    """Divides by nothing."""
+    """Divides by zero."""
 
     def allocate(self, logits):
         raise ZeroDivisionError("no tokens")
 
 
-def test_a_crash_is_told_once_with_its_own_line():
+def test_a_crash_is_reported_once_with_its_line():
     report = checked(Crash)
     assert [result.name for result in report.failures] == ["runs"]
     crash = ": random input, training mode: ZeroDivisionError: no tokens, at "
@@ -108,13 +108,13 @@ def test_a_crash_is_told_once_with_its_own_line():
 
 
 class CrashOfOneSetting(SoftmaxTokenChoice):
-    """One slot too many, and none at all without a capacity factor."""
+    """One slot too many, and a crash without a capacity factor."""
 
     def capacity(self, logits, k=1):
         return super().capacity(logits, k) + 1
 
 
-def test_a_setting_that_crashes_does_not_hide_what_else_is_wrong():
+def test_a_setting_that_crashes_does_not_hide_other_faults():
     causes, consequences = failed(CrashOfOneSetting, "capacity_factor")
     assert causes.keys() == {"runs", "capacity"}
     assert not consequences
@@ -125,7 +125,7 @@ def test_a_setting_that_crashes_does_not_hide_what_else_is_wrong():
 
 
 class BatchNormGate(SoftmaxTokenChoice):
-    """Logits that are normalised over the batch, by running statistics in eval mode."""
+    """Logits normalised over the batch, and by running statistics in eval mode."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -135,7 +135,7 @@ class BatchNormGate(SoftmaxTokenChoice):
         return self.norm(super().compute_logits(tokens, context).transpose(1, 2)).transpose(1, 2)
 
 
-def test_batch_statistics_are_checked_in_eval_mode_and_that_is_said():
+def test_batch_statistics_are_checked_in_eval_mode_and_the_report_says_so():
     report = checked(BatchNormGate)
     assert report.passed, text(report)
     groups = next(result for result in report.results if result.name == "groups")
@@ -151,7 +151,7 @@ def test_batch_statistics_are_checked_in_eval_mode_and_that_is_said():
         ("softmax_expert_choice", {}, False),
     ],
 )
-def test_dependence_on_other_images_in_evaluation_is_said(name, options, depends):
+def test_dependence_on_other_images_in_evaluation_is_reported(name, options, depends):
     note = behaviour.images(subjects(name, options, {})[0])
     assert note == ("routing depends on the other images of the batch, in evaluation too" * depends)
 
@@ -168,7 +168,7 @@ class UnevenCapacities(SoftmaxTokenChoice):
         return TokenChoiceRouting.top_k(logits.softmax(-1), self.top_k, limits)
 
 
-def test_experts_may_differ_in_capacity_if_the_sum_is_right():
+def test_experts_may_differ_in_capacity_if_their_sum_is_right():
     report = checked(UnevenCapacities)
     assert report.passed, text(report)
     capacity = next(result for result in report.results if result.name == "capacity")
@@ -196,6 +196,6 @@ class Mixture(Router):
 
 
 @pytest.mark.parametrize("target", [AnyNumber, Mixture])
-def test_other_forms_of_routing_pass(target):
+def test_routers_with_other_forms_of_routing_pass(target):
     report = checked(target, "capacity_factor")
     assert report.passed, text(report)

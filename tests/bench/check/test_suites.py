@@ -1,4 +1,4 @@
-"""The checks of suites pass what agrees with its declarations, and name what does not."""
+"""The checks of suites accept results that match their declarations, and name others."""
 
 import math
 
@@ -14,7 +14,7 @@ PLACED = {"layer": 1, "split": "val", "where": {"of": "gates"}}
 
 
 def checked(*values, on="layer", reason=None, **attributes):
-    """The report on a suite that yields these values, or what they return for its subject."""
+    """Report on a suite that yields these values, or what they return for its subject."""
     base = {"on": on, "main_metric": "decided", "metrics": DECLARED}
 
     class Mine(Suite):
@@ -39,7 +39,7 @@ def largest_gate(subject):
     return Metric("decided", float(batch.routings[0].gates.amax(-1).mean()), split="test")
 
 
-def test_a_suite_of_a_trial_passes_and_what_it_yields_is_told():
+def test_a_suite_of_trials_passes_and_its_results_are_listed():
     extra = MetricDef("unseen", "", None, "Never yielded.")
     report = checked(largest_gate, on="trial", metrics=(*DECLARED, extra))
     assert report.passed
@@ -49,7 +49,7 @@ def test_a_suite_of_a_trial_passes_and_what_it_yields_is_told():
     assert 1 / 4 < float(headline.removeprefix("decided = ")) < 1
 
 
-def test_a_trial_has_snapshots_splits_and_a_protected_attribute():
+def test_the_checked_trial_has_snapshots_splits_and_a_protected_attribute():
     def counts(subject):
         steps = [snapshot.step for snapshot in subject.snapshots]
         images = sum(len(batch.labels) for batch in subject.run(subject.model, "test"))
@@ -90,17 +90,17 @@ def test_a_trial_has_snapshots_splits_and_a_protected_attribute():
         ),
     ],
 )
-def test_a_fault_of_a_suite_is_named_and_nothing_else_is(values, check, message):
+def test_only_the_fault_of_a_suite_is_named(values, check, message):
     (failure,) = checked(*values).failures
     assert failure.name == check
     assert message in failure.detail
 
 
-def test_a_metric_and_an_array_may_share_name_and_place():
+def test_a_metric_and_an_array_may_share_name_and_location():
     assert checked(Metric("decided", 1.0), Array("decided", np.ones(2))).passed
 
 
-def test_a_suite_that_does_not_apply_is_not_said_to_hold():
+def test_a_suite_that_does_not_apply_is_not_reported_as_passed():
     report = checked(Metric("decided", 1.0), reason="no expert is left")
     assert report.passed
     assert report.results[0].status == "not applicable"
@@ -113,7 +113,7 @@ def test_a_suite_that_does_not_apply_is_not_said_to_hold():
 def test_built_in_suites_pass(name):
     report = check_component(SUITES.get(name))
     assert report.passed, report.failures
-    # Without a data set to transfer to, few-shot has nothing to measure.
+    # Without a target data set, few-shot has nothing to measure.
     applies = name != "fewshot"
     assert ({result.status for result in report.results} == {"passed"}) is applies
 

@@ -11,7 +11,7 @@ from bench.data import Dataset, load_dataset
 
 @pytest.fixture(autouse=True)
 def no_network_and_a_cache_of_its_own(tmp_path, monkeypatch):
-    """Tests neither see what lies in the user's folders nor reach out."""
+    """Isolate tests from the user's folders and from the network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("BENCH_DATA", raising=False)
 
@@ -31,7 +31,7 @@ def load() -> Callable[..., Dataset]:
 
 @pytest.fixture
 def draw_images(tmp_path) -> Callable[..., Path]:
-    """Write random pictures to images/SPLIT/CLASS, and return the folder of the splits."""
+    """Write random pictures to images/SPLIT/CLASS and return the folder of the splits."""
 
     def draw(
         counts: dict[str, dict[str, int]], size=(9, 9), colour=False, suffix="png", seed=0

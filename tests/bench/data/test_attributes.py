@@ -1,4 +1,4 @@
-"""A protected attribute goes with its image from the source to the split."""
+"""A protected attribute stays with its image from the source to the split."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ GROUPS = np.repeat([0, 1, 2, 3], [60, 20, 20, 40])  # twice the class and the at
 
 
 def pixels(groups):
-    """Images (n, 4, 4) whose every pixel is the group."""
+    """Return images (n, 4, 4) whose every pixel is the group."""
     return np.broadcast_to(groups[:, None, None], (len(groups), 4, 4)).astype(np.uint8)
 
 
@@ -23,7 +23,7 @@ def raw(groups=GROUPS, images=None, attributes=("old", "new")):
     return RawData(("cat", "dog"), {"train": split}, "none", attributes=attributes)
 
 
-def test_splits_that_are_held_out_keep_the_share_of_every_class_and_attribute():
+def test_held_out_splits_keep_the_share_of_every_class_and_attribute():
     dataset = assemble("pets", raw())
     assert dataset.attributes == ("old", "new")
     counts = {
@@ -33,7 +33,7 @@ def test_splits_that_are_held_out_keep_the_share_of_every_class_and_attribute():
     assert counts == {"train": [49, 16, 16, 32], "val": [5, 2, 2, 4], "test": [6, 2, 2, 4]}
 
 
-def test_each_image_keeps_its_attribute_in_the_order_of_the_batches():
+def test_attributes_are_in_the_order_of_the_images_in_batches():
     for split in assemble("pets", raw(np.tile(GROUPS, 2)[::-1])).splits.values():
         values = split.attribute.split(7)
         for (images, labels), attribute in zip(split.batches(7), values, strict=True):
@@ -41,7 +41,7 @@ def test_each_image_keeps_its_attribute_in_the_order_of_the_batches():
 
 
 @pytest.mark.parametrize("where", ["memory", "files"])
-def test_the_attribute_is_part_of_the_content(tmp_path, monkeypatch, where):
+def test_the_attribute_is_part_of_the_content_hash(tmp_path, monkeypatch, where):
     monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0 if where == "files" else 2**30)
     images = pixels(GROUPS)
     if where == "files":
@@ -62,13 +62,13 @@ def test_the_attribute_is_part_of_the_content(tmp_path, monkeypatch, where):
     assert content_hash(split) == hashes[0]
 
 
-def test_without_an_attribute_there_is_none(load):
+def test_a_data_set_without_an_attribute_has_none(load):
     digits = load("digits")
     assert digits.attributes == ()
     assert all(split.attribute is None for split in digits.splits.values())
 
 
-def test_a_class_without_one_value_of_the_attribute_is_refused():
+def test_a_class_that_lacks_a_value_of_the_attribute_is_refused():
     with pytest.raises(RequestError, match="class 'dog, old' has too few training images, 0"):
         assemble("pets", raw(GROUPS[GROUPS != 2]))
     source = raw()

@@ -26,7 +26,7 @@ EVERYTHING = {"crop_padding": 2, "flip": True, "randaugment": "rand-m9-n2-mstd0.
     "options", [{"crop_padding": 2}, {"flip": True}, {"randaugment": "rand-m9-n2"}, EVERYTHING]
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_is_changed_alike_in_every_batch(options, channels):
+def test_an_image_is_augmented_the_same_way_in_every_batch(options, channels):
     images, indices = some_images(16, channels), torch.arange(100, 116)
     epochs = torch.arange(16) // 5
     change = augment(**options)
@@ -43,7 +43,7 @@ def test_an_image_is_changed_alike_in_every_batch(options, channels):
 @pytest.mark.parametrize(
     "options", [{"crop_padding": 2}, {"flip": True}, {"randaugment": "rand-m9"}]
 )
-def test_seed_epoch_and_index_each_change_the_outcome(options):
+def test_seed_epoch_and_index_each_change_the_augmentation(options):
     images = some_images(1).expand(32, -1, -1, -1)
     change, indices = augment(**options), torch.arange(32)
     first = change(images, 0, 0, indices)
@@ -52,7 +52,7 @@ def test_seed_epoch_and_index_each_change_the_outcome(options):
     assert not torch.equal(first, change(images, 0, 1, indices))
 
 
-def test_crops_are_windows_of_the_black_padded_image_and_all_of_them_occur():
+def test_crops_are_all_the_windows_of_the_image_padded_with_black():
     image = some_images(1, size=5)
     padded = torch.nn.functional.pad(image, [1] * 4)[0]
     windows = [padded[:, y : y + 5, x : x + 5] for y in range(3) for x in range(3)]
@@ -71,12 +71,12 @@ def test_half_of_the_images_are_mirrored():
     assert 440 < mirrored.sum() < 560
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_no_augmentation_leaves_images_unchanged():
     images = some_images(4)
     assert augment()(images, 0, 0, torch.arange(4)) is images
 
 
-def test_randaugment_leaves_the_global_generators_as_they_were():
+def test_randaugment_does_not_touch_the_global_generators():
     random.seed(5)
     np.random.seed(5)
     expected = random.random(), np.random.rand()
@@ -87,6 +87,6 @@ def test_randaugment_leaves_the_global_generators_as_they_were():
 
 
 @pytest.mark.parametrize("text", ["rand-q9", "augmix-m5", "rand-mnine", "rand-m1.5", "rand-tnone"])
-def test_an_unknown_randaugment_is_refused_with_a_valid_one(text):
+def test_an_invalid_randaugment_is_refused_with_a_valid_example(text):
     with pytest.raises(RequestError, match=rf"{text}.*rand-m9-n2-mstd0\.5"):
         augment(randaugment=text)

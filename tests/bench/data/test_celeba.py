@@ -13,7 +13,7 @@ from bench.data.registry import Datasets, load_with_shape
 from bench.plan.plan import make_plan, make_request
 from routers.errors import BenchError, RequestError
 
-# The 40 attributes in their order; what counts here is that ours are found among them by name.
+# The 40 attributes in their order; it matters here that ours are found among them by name.
 NAMES = [f"Other_{number}" for number in range(40)]
 NAMES[9], NAMES[20] = "Blond_Hair", "Male"
 COUNTS = {0: 24, 1: 8, 2: 8}  # images by partition
@@ -33,7 +33,7 @@ def accept(monkeypatch, folder):
 
 @pytest.fixture
 def celeba(tmp_path, monkeypatch):
-    """A small set in CelebA's format: a count, a line of names that ends in a space, 1 and -1."""
+    """A small set in CelebA's format: a count, a line of names ending in a space, 1 and -1."""
     folder = tmp_path / "faces"
     (folder / "img_align_celeba").mkdir(parents=True)
     total = sum(COUNTS.values())
@@ -57,7 +57,7 @@ def celeba(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["named", "above"])
-def test_images_labels_attribute_and_splits_are_those_of_the_files(
+def test_images_labels_attribute_and_splits_come_from_the_files(
     celeba, load, tmp_path, monkeypatch, place
 ):
     monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
@@ -82,7 +82,7 @@ def test_images_labels_attribute_and_splits_are_those_of_the_files(
         start += count
 
 
-def test_it_is_found_by_the_environment(celeba, load, monkeypatch):
+def test_celeba_is_found_by_the_environment_variable(celeba, load, monkeypatch):
     monkeypatch.setenv("BENCH_DATA", str(celeba))
     assert len(load("celeba", image_size=8).splits["train"]) == COUNTS[0]
 
@@ -92,7 +92,7 @@ def test_without_a_size_the_images_are_not_square(celeba, load):
         load("celeba", data_dir=str(celeba))
 
 
-def test_in_a_trial_the_images_are_brought_to_the_size_of_the_model(celeba):
+def test_a_trial_resizes_the_images_to_the_size_of_the_model(celeba):
     settings = {
         "data.name": "celeba",
         "data.data_dir": str(celeba),
@@ -104,7 +104,7 @@ def test_in_a_trial_the_images_are_brought_to_the_size_of_the_model(celeba):
     assert {trial.spec.data.image_size for trial in plan.trials} == {24}
 
 
-def test_a_plan_can_be_made_without_it(tmp_path):
+def test_a_plan_can_be_made_without_the_data(tmp_path):
     request = DataConfig(name="celeba", data_dir=str(tmp_path), image_size=32)
     expected, nothing = load_with_shape(request, Datasets())
     assert (expected.image_shape, expected.num_classes) == ((3, 32, 32), 2)
@@ -112,7 +112,7 @@ def test_a_plan_can_be_made_without_it(tmp_path):
     assert nothing is None
 
 
-def test_other_labels_than_the_published_are_refused(celeba, load):
+def test_labels_that_differ_from_the_published_ones_are_refused(celeba, load):
     file = celeba / "list_attr_celeba.txt"
     file.write_text(file.read_text().replace("-1", " 1", 1))
     with pytest.raises(BenchError, match=rf"{file} is damaged .* its MD5 is"):
@@ -131,7 +131,7 @@ def test_missing_files_are_named(celeba, load):
         load("celeba", data_dir=str(celeba), image_size=8)
 
 
-def test_what_is_not_there_is_downloaded(celeba, load, tmp_path, monkeypatch):
+def test_missing_files_can_be_downloaded(celeba, load, tmp_path, monkeypatch):
     arrive = lambda *_, **__: celeba.rename(tmp_path / "celeba") and None  # noqa: E731
     monkeypatch.setattr(CelebA, "__init__", arrive)
     dataset = load("celeba", data_dir=str(tmp_path), image_size=8)
@@ -141,7 +141,7 @@ def test_what_is_not_there_is_downloaded(celeba, load, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [RuntimeError("gdown is required"), zipfile.BadZipFile("gdown is at its quota")]
 )
-def test_a_failed_download_says_which_file_goes_where(load, tmp_path, monkeypatch, error):
+def test_a_failed_download_says_which_file_to_put_where(load, tmp_path, monkeypatch, error):
     def fail(*_, **__):
         raise error
 

@@ -22,7 +22,7 @@ def mini():
 
 
 @pytest.mark.parametrize("folder", DEBIAN)
-def test_the_script_makes_the_embedded_arrays(folder):
+def test_the_script_reproduces_the_embedded_arrays(folder):
     made = select(folder)
     with np.load(FILE, allow_pickle=False) as embedded:
         assert list(made) == list(embedded)
@@ -42,11 +42,11 @@ def test_the_script_writes_the_same_bytes_every_time(tmp_path):
         assert written["images"].nbytes > 1.5 * (tmp_path / "once").stat().st_size
 
 
-def test_the_embedded_images_are_those_that_were_chosen(mini):
+def test_the_embedded_images_are_the_chosen_ones(mini):
     assert mini.content_hash == "c4431556597fd224d9d50b5e7bcffe1c8dca120b043331221f89cd8b8a44c95a"
 
 
-def test_its_splits_are_class_balanced(mini):
+def test_embedded_splits_are_class_balanced(mini):
     per_class = {
         name: split.labels.bincount().unique().tolist() for name, split in mini.splits.items()
     }
@@ -81,7 +81,7 @@ def test_normalised_training_images_have_mean_0_and_deviation_1(mini):
     assert images.std().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_digits_use_the_whole_range_of_a_byte():
+def test_digits_use_the_full_range_of_a_byte():
     digits = load("digits")
     train = digits.splits["train"]
     levels = train.fetch(torch.arange(len(train))).unique()
@@ -91,7 +91,7 @@ def test_digits_use_the_whole_range_of_a_byte():
     assert sum(map(len, digits.splits.values())) == 1797
 
 
-def test_batches_run_through_a_split_in_order(mini):
+def test_batches_go_through_a_split_in_order(mini):
     val = mini.splits["val"]
     pairs = list(val.batches(300))
     assert [len(labels) for _, labels in pairs] == [300, 300, 300, 100]

@@ -1,4 +1,4 @@
-"""`fashion_marked` is what its description says, and a classifier falls for the mark."""
+"""`fashion_marked` is what its description says, and a classifier relies on the mark."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ def marked() -> Dataset:
 
 
 def erased(images: NDArray[Any]) -> NDArray[Any]:
-    """Images (n, h, w) whose corner is black."""
+    """Return images (n, h, w) with a black corner."""
     without = images.copy()
     without[:, :4, :4] = 0
     return without
 
 
-def test_it_is_the_same_on_every_machine(marked):
+def test_fashion_marked_is_the_same_on_every_machine(marked):
     expected = "3a6ab52bdf72e977f2f14437d9b32803ff99d580eb2d7e42373aa0f65a36273a"
     assert marked.content_hash == expected
 
@@ -48,7 +48,7 @@ def test_every_split_has_images_of_all_four_subgroups(marked):
 
 
 @pytest.mark.parametrize(("split", "share"), [("train", 0.95), ("test", 0.2)])
-def test_an_image_is_that_of_a_garment_and_the_corner_says_whether_it_is_marked(split, share):
+def test_an_image_shows_a_garment_and_its_corner_says_whether_it_is_marked(split, share):
     source = read_fashion_mnist_mini()
     before, after = source.splits[split], read_fashion_marked().splits[split]
     names = np.array(source.classes)[before.labels]
@@ -59,12 +59,12 @@ def test_an_image_is_that_of_a_garment_and_the_corner_says_whether_it_is_marked(
     assert np.array_equal((corners == 255).all((1, 2)), after.attribute == 1)
     plain = after.attribute == 0
     assert np.array_equal(corners[plain], before.images[chosen][plain, :4, :4])
-    for name in GARMENTS:  # else the mark would tell garments of one class apart
+    for name in GARMENTS:  # otherwise the mark would distinguish garments of one class
         of_name = names[chosen] == name
         assert (after.attribute == after.labels)[of_name].mean() == pytest.approx(share)
 
 
-def test_a_linear_classifier_takes_the_mark_for_the_class(marked):
+def test_a_linear_classifier_mistakes_the_mark_for_the_class(marked):
     features, labels, attributes = {}, {}, {}
     for name, split in marked.splits.items():
         features[name] = split.images[:, 0].numpy() / 255
@@ -84,7 +84,7 @@ def test_a_linear_classifier_takes_the_mark_for_the_class(marked):
     positive, has_mark = labels["test"] == 1, attributes["test"] == 1
 
     def opportunity(correct):
-        """True positive rate with the mark less that without it."""
+        """Return the true positive rate with the mark minus that without it."""
         return correct[positive & has_mark].mean() - correct[positive & ~has_mark].mean()
 
     assert opportunity(biased["test"]) > 0.8

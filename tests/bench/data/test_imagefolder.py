@@ -16,7 +16,7 @@ def everything(split):
     return split.fetch(torch.arange(len(split)))
 
 
-def test_pixels_labels_and_splits_are_those_of_the_files(draw_images, load):
+def test_pixels_labels_and_splits_come_from_the_files(draw_images, load):
     root = draw_images({"train": TWO, "val": {"cat": 2, "dog": 3}, "test": {"cat": 4, "dog": 1}})
     dataset = load(f"imagefolder:{root}")
     assert dataset.classes == ("cat", "dog")
@@ -29,7 +29,7 @@ def test_pixels_labels_and_splits_are_those_of_the_files(draw_images, load):
         assert names == [file.parent.name for file in files]
 
 
-def test_a_class_whose_folder_is_no_utf_8_has_a_name_that_can_be_written(draw_images, load):
+def test_a_class_folder_that_is_not_utf_8_gets_a_name_that_can_be_written(draw_images, load):
     odd = os.fsdecode(b"caf\xe9")
     dataset = load(f"imagefolder:{draw_images({'train': {odd: 20, 'dog': 20}})}")
     assert dataset.classes == (r"caf\xe9", "dog")
@@ -46,7 +46,7 @@ def test_statistics_are_those_of_the_training_pixels(draw_images, load):
 
 
 @pytest.mark.parametrize("present", [(), ("val",), ("test",), ("val", "test")])
-def test_missing_splits_come_out_of_train_by_class_and_always_the_same(draw_images, load, present):
+def test_missing_splits_are_taken_from_train_by_class_and_reproducibly(draw_images, load, present):
     root = draw_images({"train": TWO} | {split: {"cat": 2, "dog": 3} for split in present})
     dataset = load(f"imagefolder:{root}")
     counts = {name: split.labels.bincount().tolist() for name, split in dataset.splits.items()}
@@ -59,7 +59,7 @@ def test_missing_splits_come_out_of_train_by_class_and_always_the_same(draw_imag
     assert load(f"imagefolder:{root}").content_hash == dataset.content_hash
 
 
-def test_pictures_are_scaled_to_the_size_and_channels_that_were_asked_for(draw_images, load):
+def test_pictures_are_converted_to_the_requested_size_and_channels(draw_images, load):
     root = draw_images({"train": {"cat": 4}}, size=(31, 20), colour=True)
     draw_images({"train": {"dog": 4}}, size=(8, 8))
     colour = load(f"imagefolder:{root}", image_size=10)
@@ -72,7 +72,7 @@ def test_pictures_are_scaled_to_the_size_and_channels_that_were_asked_for(draw_i
     assert (images == expected).flatten(1).all(1).any()
 
 
-def test_the_middle_of_a_wide_picture_is_kept(tmp_path, load):
+def test_wide_pictures_are_cropped_to_their_centre(tmp_path, load):
     for name, value in (("left", 50), ("right", 200)):
         (tmp_path / "train" / name).mkdir(parents=True)
         picture = np.zeros((6, 30), np.uint8)
@@ -83,7 +83,7 @@ def test_the_middle_of_a_wide_picture_is_kept(tmp_path, load):
     assert everything(train).flatten(1).unique(dim=1).squeeze(1).tolist() == [50, 200]
 
 
-def test_grey_pictures_of_sixteen_bits_keep_their_upper_byte(tmp_path, load):
+def test_sixteen_bit_grey_pictures_keep_their_upper_byte(tmp_path, load):
     for name, value in (("a", 0x1234), ("b", 0xFEDC)):
         (tmp_path / "train" / name).mkdir(parents=True)
         for number in range(3):
@@ -94,7 +94,7 @@ def test_grey_pictures_of_sixteen_bits_keep_their_upper_byte(tmp_path, load):
 
 
 @pytest.mark.parametrize("change", ["pixel", "class", "split"])
-def test_the_content_hash_changes_with(draw_images, load, change):
+def test_the_content_hash_changes_with_pixels_classes_and_splits(draw_images, load, change):
     root = draw_images(dict.fromkeys(("train", "val", "test"), TWO))
     before = load(f"imagefolder:{root}").content_hash
     first = root / "train/cat/000.png"
@@ -109,7 +109,9 @@ def test_the_content_hash_changes_with(draw_images, load, change):
     assert load(f"imagefolder:{root}").content_hash != before
 
 
-def test_the_content_hash_does_not_depend_on_where_the_folder_lies(draw_images, load, tmp_path):
+def test_the_content_hash_does_not_depend_on_the_location_of_the_folder(
+    draw_images, load, tmp_path
+):
     root = draw_images({"train": TWO})
     before = load(f"imagefolder:{root}").content_hash
     root.rename(tmp_path / "elsewhere")
@@ -117,7 +119,7 @@ def test_the_content_hash_does_not_depend_on_where_the_folder_lies(draw_images, 
 
 
 class SameTimes:
-    """The part of `os` that the statistics use, where all files have one size and one time."""
+    """A stand-in for `os` in the statistics, under which all files have one size and one time."""
 
     path, fsencode, getpid = os.path, os.fsencode, os.getpid
 
@@ -127,14 +129,14 @@ class SameTimes:
 
 
 class TestLazily:
-    """Images that do not fit in memory."""
+    """Images that do not fit into memory."""
 
     @pytest.fixture
     def root(self, draw_images, monkeypatch):
         monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
         return draw_images({"train": {"cat": 40, "dog": 41}}, colour=True)
 
-    def test_they_are_the_same_data_set(self, root, load, monkeypatch):
+    def test_lazy_and_in_memory_images_are_the_same_data_set(self, root, load, monkeypatch):
         lazy = load(f"imagefolder:{root}")
         monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 2**30)
         eager = load(f"imagefolder:{root}")
@@ -146,7 +148,7 @@ class TestLazily:
             indices = torch.tensor([2, 0, 2, 1])
             assert torch.equal(split.fetch(indices), eager.splits[name].fetch(indices))
 
-    def test_the_pass_over_unchanged_files_is_made_once(self, root, load, monkeypatch):
+    def test_unchanged_files_are_read_for_statistics_only_once(self, root, load, monkeypatch):
         before = load(f"imagefolder:{root}")
         monkeypatch.setattr("bench.data.assembly._read_all", None)
         assert load(f"imagefolder:{root}").content_hash == before.content_hash
@@ -157,10 +159,10 @@ class TestLazily:
         Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
         assert load(f"imagefolder:{root}").content_hash != before
 
-    def test_the_same_relative_path_elsewhere_is_another_data_set(
+    def test_the_same_relative_path_in_another_folder_is_another_data_set(
         self, root, load, tmp_path, monkeypatch
     ):
-        """Also where each file has the size and the times of the other one's."""
+        """Even if each file has the same size and times as its counterpart."""
         monkeypatch.setattr("bench.data.assembly.HASHED_BYTES", 0)
         monkeypatch.setattr("bench.data.assembly.os", SameTimes)
         monkeypatch.chdir(root)
@@ -172,14 +174,14 @@ class TestLazily:
         monkeypatch.chdir(other)
         assert load("imagefolder:.").content_hash != before
 
-    def test_a_content_that_keeps_its_size_and_times_is_noticed(self, root, load, monkeypatch):
+    def test_changed_content_of_equal_size_and_times_is_noticed(self, root, load, monkeypatch):
         monkeypatch.setattr("bench.data.assembly.os", SameTimes)
         before = load(f"imagefolder:{root}").content_hash
         pixels = np.array(Image.open(root / "train/cat/000.png"))
         Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
         assert load(f"imagefolder:{root}").content_hash != before
 
-    def test_a_file_that_disappears_is_named(self, root, load):
+    def test_a_file_that_disappeared_is_named(self, root, load):
         train = load(f"imagefolder:{root}").splits["train"]
         gone = Path(train.images.pictures.keys[3])
         gone.unlink()
@@ -188,7 +190,7 @@ class TestLazily:
 
 
 class TestMistakes:
-    """Each is one message, before anything is trained."""
+    """Each mistake is one message, before anything is trained."""
 
     def test_no_folder(self, load, tmp_path):
         with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
@@ -261,7 +263,7 @@ class TestMistakes:
 
 
 def rotated(path: Path, orientation: int) -> np.ndarray:
-    """Turn a PNG's pixels and say so in its EXIF data, and return the pixels that are meant."""
+    """Turn a PNG's pixels, say so in its EXIF data, and return the intended pixels."""
     picture = Image.open(path)
     exif = picture.getexif()
     exif[0x0112] = orientation
@@ -272,14 +274,14 @@ def rotated(path: Path, orientation: int) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("name", ["imagefolder:{}", "timm:folder"])
-def test_pictures_stand_as_their_exif_data_say(draw_images, load, name, orientation):
+def test_pictures_are_oriented_by_their_exif_data(draw_images, load, name, orientation):
     root = draw_images({split: {"cat": 2, "dog": 2} for split in ("train", "val", "test")})
     upright = rotated(root / "val/cat/000.png", orientation)
     dataset = load(name.format(root), data_dir=str(root) if "timm" in name else None)
     assert everything(dataset.splits["val"])[0, 0].tolist() == upright.tolist()
 
 
-def test_floating_point_pictures_are_refused_by_name(draw_images, load):
+def test_floating_point_pictures_are_named_and_refused(draw_images, load):
     root = draw_images({"train": TWO})
     pixels = np.linspace(0, 1, 81, dtype=np.float32).reshape(9, 9)
     Image.fromarray(pixels).save(root / "train/cat/x.tif")
@@ -288,7 +290,7 @@ def test_floating_point_pictures_are_refused_by_name(draw_images, load):
         load(f"imagefolder:{root}")
 
 
-def test_pictures_of_more_than_sixteen_bits_are_refused_by_name(draw_images, load):
+def test_pictures_of_more_than_sixteen_bits_are_named_and_refused(draw_images, load):
     root = draw_images({"train": TWO})
     Image.fromarray(np.full((9, 9), 70_000, np.int32)).save(root / "train/cat/x.tif")
     with pytest.raises(BenchError, match=r"cat/x\.tif .*: its pixels have more than 16 bits"):
@@ -299,7 +301,7 @@ def test_pictures_of_more_than_sixteen_bits_are_refused_by_name(draw_images, loa
 def test_all_damaged_files_are_counted_and_the_first_ten_named(
     draw_images, load, monkeypatch, limit
 ):
-    """Whatever is wrong with them, and in whatever split they are."""
+    """This holds for any damage, in any split."""
     monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", limit)
     root = draw_images(dict.fromkeys(("train", "val", "test"), TWO), (40, 40), suffix="jpg")
     files = [*sorted((root / "train/cat").iterdir())[:8], *sorted((root / "val/cat").iterdir())[:4]]
@@ -315,7 +317,7 @@ def test_all_damaged_files_are_counted_and_the_first_ten_named(
 
 
 class TestLinks:
-    """Each real file counts once, and what becomes of links is told."""
+    """Each real file counts once, and the treatment of links is reported."""
 
     @pytest.fixture
     def root(self, draw_images):
@@ -337,7 +339,7 @@ class TestLinks:
         for link in ("cat/loop", "dog/up", "dog/top"):
             assert f"{root}/train/{link} → " in warned
 
-    def test_two_folders_that_lead_into_each_other_are_read_once(self, root, load, capsys):
+    def test_two_folders_that_link_to_each_other_are_read_once(self, root, load, capsys):
         before = self.sizes(load(f"imagefolder:{root}"))
         (root / "train/cat/dogs").symlink_to("../dog")
         (root / "train/dog/cats").symlink_to("../cat")
@@ -347,7 +349,7 @@ class TestLinks:
         assert "lead to images that are read elsewhere and are not read again: " in warned
         assert "val/cat/again.png" in warned
 
-    def test_links_out_of_the_folder_are_followed_and_told(self, root, load, capsys, tmp_path):
+    def test_links_out_of_the_folder_are_followed_and_reported(self, root, load, capsys, tmp_path):
         before = self.sizes(load(f"imagefolder:{root}"))
         outside = tmp_path / "outside"
         (root / "all/x").rename(outside)
@@ -360,7 +362,7 @@ class TestLinks:
         warned = capsys.readouterr().err
         assert f"lead out of {root}, and their images are read: {root}/train/cat/more → " in warned
 
-    def test_a_split_of_links_to_files_that_lie_beside_it_is_read(self, root, load):
+    def test_a_split_of_links_to_files_beside_it_is_read(self, root, load):
         for split, number in (("train", 0), ("val", 1)):
             (root / split / "dog" / "linked.png").symlink_to(root / f"all/x/00{number}.png")
         assert self.sizes(load(f"imagefolder:{root}"))["val"] == [2, 4]
@@ -376,7 +378,7 @@ class TestLinks:
         (root / "train/cat").symlink_to(tmp_path / "cats")
         assert load(f"imagefolder:{root}").content_hash == before
 
-    def test_timm_gets_no_circle_and_reads_each_file_once(self, root, load):
+    def test_timm_is_kept_out_of_circular_links_and_reads_each_file_once(self, root, load):
         (root / "val/cat/again.png").symlink_to("../../train/cat/000.png")
         assert self.sizes(load("timm:folder", data_dir=str(root)))["val"] == [2, 3]
         (root / "train/cat/loop").symlink_to("../cat")
@@ -385,7 +387,7 @@ class TestLinks:
 
 
 @pytest.mark.parametrize("name", ["valid", "validation"])
-def test_a_validation_split_may_have_its_other_names(draw_images, load, name, capsys):
+def test_the_validation_split_may_have_other_usual_names(draw_images, load, name, capsys):
     root = draw_images({"train": TWO, "val": {"cat": 2, "dog": 3}})
     before = load(f"imagefolder:{root}")
     (root / "val").rename(root / name)
@@ -400,7 +402,7 @@ def test_two_folders_for_one_split_are_refused(draw_images, load, name):
         load(name.format(root), data_dir=str(root) if "timm" in name else None)
 
 
-def test_a_folder_that_is_not_read_is_told(draw_images, load, capsys):
+def test_a_folder_that_is_not_read_is_reported(draw_images, load, capsys):
     root = draw_images(dict.fromkeys(("train", "dev"), TWO))
     load(f"imagefolder:{root}")
     assert "folders that are not read: dev (read are train)" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Data sets that a user's function returns: what is taken, and the message on what is not."""
+"""Data sets returned by a user's function: what is accepted, and the messages otherwise."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def labels(count: int = 40) -> np.ndarray:
 
 @pytest.fixture
 def load_returned() -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Loads what a function returns."""
+    """Load what a function returns."""
 
     def load(make: Callable[[], Any], **options: Any) -> Any:
         def read(folder: Path | None) -> RawData:
-            """Whatever the test makes."""
+            """Return whatever the test makes."""
             content: RawData = make()
             return content
 
@@ -44,7 +44,7 @@ def load_returned() -> Iterator[Callable[[Callable[[], Any]], Any]]:
     DATASETS.discard(NAME)
 
 
-def test_arrays_are_split_as_asked_or_class_by_class(load_returned):
+def test_arrays_are_split_as_given_or_else_class_by_class(load_returned):
     def loaded(**splits):
         return load_returned(lambda: RawData.from_arrays(images(), labels(), CLASSES, **splits))
 
@@ -61,7 +61,7 @@ def test_arrays_are_split_as_asked_or_class_by_class(load_returned):
 
 
 @pytest.mark.parametrize("options", [{}, {"image_size": 9}, {"channels": 3}])
-def test_grey_images_may_have_a_channel_of_their_own(load_returned, options):
+def test_grey_images_may_have_a_channel_axis(load_returned, options):
     grey, small = images(40, 6, 6), labels().astype(np.uint8)
     flat = load_returned(lambda: RawData.from_arrays(grey, labels(), CLASSES), **options)
     deep = load_returned(lambda: RawData.from_arrays(grey[..., None], small, CLASSES), **options)
@@ -132,6 +132,6 @@ def test_grey_images_may_have_a_channel_of_their_own(load_returned, options):
         ),
     ],
 )
-def test_what_is_wrong_is_told(load_returned, make, message):
+def test_each_mistake_is_one_clear_message(load_returned, make, message):
     with pytest.raises(RequestError, match=f"{NAME}.*{message}"):
         load_returned(make)

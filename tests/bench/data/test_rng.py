@@ -5,7 +5,7 @@ from scipy.stats import chisquare
 from bench.data.order import Purpose, random_below, random_bits, random_order
 
 
-def test_bits_are_those_of_a_computation_with_python_integers():
+def test_bits_match_a_computation_with_python_integers():
     mask = 2**64 - 1
 
     def mix(bits):
@@ -23,7 +23,7 @@ def test_bits_are_those_of_a_computation_with_python_integers():
 @pytest.mark.parametrize(
     ("seed", "output"), [(0, 0xE220A8397B1DCDAF), (1234567, 0x599ED017FB08FC85)]
 )
-def test_without_counters_it_is_the_first_output_of_the_published_splitmix64(seed, output):
+def test_without_counters_the_result_is_the_first_output_of_splitmix64(seed, output):
     assert random_bits(seed).tolist() == [output]
 
 
@@ -50,7 +50,7 @@ def test_purposes_and_consecutive_seeds_are_uncorrelated():
     assert np.abs(correlation).max() < 0.035  # five standard deviations
 
 
-def test_orders_reach_every_place_equally():
+def test_every_position_is_equally_likely_in_an_order():
     orders = np.stack([random_order(5, Purpose.ORDER, seed, 0) for seed in range(5_000)])
     for place in orders.T:
         assert chisquare(np.bincount(place, minlength=5)).pvalue > 1e-4

@@ -14,7 +14,7 @@ TWO = {"ant": 20, "bee": 30}
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("training", "validation")])
-def test_a_folder_is_the_same_data_as_through_imagefolder(draw_images, load, names):
+def test_a_folder_read_by_timm_equals_one_read_by_imagefolder(draw_images, load, names):
     root = draw_images({names[0]: TWO, names[1]: {"ant": 2, "bee": 1}})
     dataset = load("timm:folder", data_dir=str(root))
     for old, new in zip(names, ("train", "val"), strict=True):
@@ -60,7 +60,7 @@ def test_torchvisions_sets_are_read(load, tmp_path):
 
 
 class Stream:
-    """What timm's readers of streams offer, without their libraries."""
+    """A stand-in for timm's stream readers that does not need their libraries."""
 
     def __init__(self, count):
         generator = np.random.default_rng(count)
@@ -73,7 +73,7 @@ class Stream:
 
 @pytest.fixture
 def streams(monkeypatch):
-    """timm opens these for every name: a train and a validation split, and no test split."""
+    """Make timm open these for every name: a train and a validation split, but no test split."""
     readers = {"train": Stream(60), "validation": Stream(9)}
 
     def create(_, root, split):
@@ -85,7 +85,7 @@ def streams(monkeypatch):
     return readers
 
 
-def test_a_stream_is_taken_into_memory(streams, load):
+def test_a_stream_is_read_into_memory(streams, load):
     dataset = load("timm:wds/shards", data_dir="anywhere")
     assert [len(dataset.splits[name]) for name in ("train", "val", "test")] == [54, 9, 6]
     pixels = torch.from_numpy(streams["validation"].pixels).permute(0, 3, 1, 2)
@@ -94,7 +94,7 @@ def test_a_stream_is_taken_into_memory(streams, load):
 
 
 @pytest.mark.usefixtures("streams")
-def test_a_stream_that_does_not_fit_is_refused(load, monkeypatch):
+def test_a_stream_that_does_not_fit_into_memory_is_refused(load, monkeypatch):
     monkeypatch.setattr("bench.data.timm_sets.STREAM_LIMIT", 1000)
     with pytest.raises(RequestError, match=r"wds/shards is a stream .* use imagefolder:PATH"):
         load("timm:wds/shards", data_dir="anywhere")
@@ -127,12 +127,12 @@ def test_classes_are_matched_by_name(draw_images, load):
         ("timm:folder", "nowhere", "there is nothing at nowhere"),
     ],
 )
-def test_what_timm_cannot_open_is_said(load, name, data_dir, message):
+def test_a_set_that_timm_cannot_open_is_reported(load, name, data_dir, message):
     with pytest.raises(RequestError, match=message):
         load(name, data_dir=data_dir)
 
 
-def test_a_damaged_file_of_torchvision_is_said(load, tmp_path):
+def test_a_damaged_torchvision_file_is_reported(load, tmp_path):
     folder = tmp_path / "KMNIST" / "raw"
     folder.mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):

@@ -26,7 +26,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def digits(tmp_path, monkeypatch):
-    """Four small files in MNIST's format, with their checksums made the expected ones."""
+    """Four small files in MNIST's format, whose checksums are made the expected ones."""
     generator = np.random.default_rng(0)
     arrays = {}
     for stem, count in (("train", 200), ("t10k", 50)):
@@ -40,7 +40,7 @@ def digits(tmp_path, monkeypatch):
     return folder, arrays
 
 
-def test_mnist_is_read_from_the_folder_that_was_named(digits, load):
+def test_mnist_is_read_from_the_given_folder(digits, load):
     folder, arrays = digits
     dataset = load("mnist", data_dir=str(folder))
     assert {name: len(split) for name, split in dataset.splits.items()} == {
@@ -56,7 +56,7 @@ def test_mnist_is_read_from_the_folder_that_was_named(digits, load):
 
 @pytest.mark.parametrize("place", ["raw", "MNIST/raw"])
 @pytest.mark.parametrize("how", ["named", "environment", "cache"])
-def test_it_is_found_where_torchvision_puts_it(digits, load, tmp_path, monkeypatch, place, how):
+def test_mnist_is_found_where_torchvision_puts_it(digits, load, tmp_path, monkeypatch, place, how):
     root = tmp_path / ("cache/moe-router-bench/data" if how == "cache" else "root")
     (root / place).parent.mkdir(parents=True)
     digits[0].rename(root / place)
@@ -72,7 +72,7 @@ def test_a_missing_file_is_named(digits, load):
         load("mnist", data_dir=str(folder))
 
 
-def test_a_download_that_was_cut_off_is_taken_up_again(digits, load, tmp_path, monkeypatch):
+def test_an_interrupted_download_is_repeated(digits, load, tmp_path, monkeypatch):
     downloaded = tmp_path / "MNIST" / "raw"
     downloaded.parent.mkdir()
     digits[0].rename(downloaded)
@@ -116,7 +116,7 @@ def test_a_file_of_another_format_is_refused(digits, load, monkeypatch, content,
         ("cifar100", "cifar-100-python.tar.gz", ""),
     ],
 )
-def test_a_failed_download_says_which_file_goes_where(load, tmp_path, name, file, folder):
+def test_a_failed_download_says_which_file_to_put_where(load, tmp_path, name, file, folder):
     message = rf"cannot be downloaded \(.*no network here.*put {file}.* into {tmp_path / folder}"
     with pytest.raises(BenchError, match=message):
         load(name, data_dir=str(tmp_path))
@@ -133,7 +133,7 @@ def test_debians_fashion_mnist_is_found(load, _):
 
 @pytest.fixture(params=[("cifar10", CIFAR10, "labels"), ("cifar100", CIFAR100, "fine_labels")])
 def cifar(request, tmp_path, monkeypatch):
-    """A small set in CIFAR's format, with its checksums made the expected ones."""
+    """A small set in CIFAR's format, whose checksums are made the expected ones."""
     name, source, key = request.param
     folder = tmp_path / source.base_folder
     folder.mkdir()

@@ -14,7 +14,7 @@ from routers.errors import BenchError
 PLAIN = AugmentConfig(crop_padding=2, flip=True)
 SLOW = AugmentConfig(flip=True, randaugment="rand-m9-n2")
 
-# From Python 3.12 on, a fork warns where there are threads, and torch's loader forks.
+# From Python 3.12 on, forking warns if there are threads, and torch's loader forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 
@@ -31,7 +31,7 @@ def batches_of(dataset, augment, seed, batch_size):
 
 
 def expected(dataset, augment, step):
-    """What the definitions say of seed 3 and batches of 7."""
+    """Return what the definitions give for seed 3 and batches of 7."""
     train = dataset.splits["train"]
     indices, epochs = training_indices(len(train), 3, step, 7)
     return Augment(augment)(train.fetch(indices), 3, epochs, indices), train.labels[indices]
@@ -39,7 +39,7 @@ def expected(dataset, augment, step):
 
 @pytest.mark.parametrize("augment", [PLAIN, SLOW])
 @pytest.mark.parametrize("limit", [0, 2**30])
-def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
+def test_the_batch_of_a_step_follows_from_order_and_augmentation(
     pictures, load, monkeypatch, augment, limit
 ):
     monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", limit)
@@ -56,7 +56,7 @@ def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
     assert not multiprocessing.active_children()
 
 
-def test_images_in_memory_need_no_process(pictures, load, monkeypatch):
+def test_images_in_memory_need_no_loading_process(pictures, load, monkeypatch):
     monkeypatch.setattr("bench.data.batches.DataLoader", None)
     batches = batches_of(load(f"imagefolder:{pictures}"), PLAIN, seed=0, batch_size=4)
     assert batches.images(0)[0].shape == (4, 3, 9, 9)

@@ -1,4 +1,4 @@
-"""The attentive gate is its definition, and runs each expert once."""
+"""The attentive gate follows its definition and runs each expert once."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_the_gates_are_attention_to_the_experts_activations():
     torch.testing.assert_close(y, wanted)
 
 
-def test_the_gradient_reaches_the_experts_through_the_gate_too():
+def test_experts_get_a_gradient_through_the_gate_too():
     layer = layer_of()
     x = torch.randn(2, 7, 6, dtype=torch.float64)
     with forward_pass(layer) as routings:
@@ -49,7 +49,7 @@ def test_the_gradient_reaches_the_experts_through_the_gate_too():
     assert all(p.grad.abs().sum() > 0 for p in layer.router.parameters())
 
 
-def test_with_top_k_the_others_weigh_nothing():
+def test_with_top_k_the_other_experts_have_zero_weight():
     layer = layer_of(weighed_top_k=2)
     with forward_pass(layer) as routings:
         layer(torch.randn(2, 7, 6, dtype=torch.float64))
@@ -73,7 +73,7 @@ def test_every_expert_runs_once(monkeypatch):
 
 
 @pytest.mark.parametrize("router", ["softmax_token_choice", "softmax_expert_choice"])
-def test_any_allocation_takes_the_affinity(router):
+def test_any_allocation_works_with_the_affinity(router):
     layer = layer_of(router, affinity="attentive")
     x = torch.randn(2, 8, 6, dtype=torch.float64)
     with forward_pass(layer) as routings:
@@ -87,7 +87,7 @@ def test_experts_without_activations_are_refused():
         build_router("attentive", dim=6, num_experts=3, site=site_of(behind))
 
 
-def test_a_router_that_wants_other_logits_is_refused():
+def test_a_router_that_needs_other_logits_is_refused():
     with pytest.raises(RequestError, match=r"one logit for each of the 3 experts.*asks for 12"):
         layer_of("soft_moe", affinity="attentive", num_slots=4)
 
@@ -97,7 +97,7 @@ def test_a_body_without_a_hidden_layer_is_refused():
         layer_of(affinity_options={"body_of": "linear"})
 
 
-def test_experts_with_a_way_of_their_own_are_asked():
+def test_experts_that_override_apply_keep_their_own_behaviour():
     layer = layer_of()
 
     class Doubled(type(layer.experts)):

@@ -1,4 +1,4 @@
-"""Experts that are whole classifiers: a token is an image, and distributions are mixed."""
+"""Experts that are complete classifiers: a token is an image, and distributions are mixed."""
 
 import pytest
 import timm
@@ -47,7 +47,7 @@ def model_of(router="softmax_mixture", groups="batch", channels=2, **options):
 
 
 def networks_of(experts):
-    """Each expert as a network of its own."""
+    """Return each expert as a separate network."""
     networks = []
     for e in range(experts.num_experts):
         place = experts.replaced
@@ -67,7 +67,7 @@ def networks_of(experts):
 
 @pytest.mark.parametrize("channels", [0, 2])
 @pytest.mark.parametrize("groups", ["image", "batch", 2])
-def test_the_model_is_the_logarithm_of_a_mixture_of_distributions(channels, groups):
+def test_the_model_returns_the_logarithm_of_a_mixture_of_distributions(channels, groups):
     model = model_of(channels=channels, groups=groups)
     images = torch.randn(4, 1, 8, 8)
     with forward_pass(model) as routings:
@@ -89,7 +89,7 @@ def test_the_model_is_the_logarithm_of_a_mixture_of_distributions(channels, grou
         ("random", {}),
     ],
 )
-def test_any_router_routes_whole_images(router, options):
+def test_any_router_can_route_whole_images(router, options):
     model = model_of(router, **options)
     logits = model(torch.randn(6, 1, 8, 8))
     assert logits.shape == (6, 4)
@@ -97,7 +97,7 @@ def test_any_router_routes_whole_images(router, options):
     assert model.network.experts.weights[0].grad.isfinite().all()
 
 
-def test_only_the_chosen_expert_runs_once_training_is_over():
+def test_after_training_only_the_chosen_expert_runs():
     model = model_of(affinity="conv", eval_top_k=1)
     images = torch.randn(6, 1, 8, 8)
     with forward_pass(model) as dense:
@@ -138,7 +138,7 @@ def test_experts_and_parts_of_other_shapes_are_refused():
 
 
 @pytest.mark.parametrize("options", [{"hidden": []}, {"img_size": 3}, {"depth": 2}])
-def test_options_that_it_does_not_take_are_refused(options):
+def test_unsupported_options_are_refused(options):
     with pytest.raises(TypeError, match="image_classifier: check"):
         timm.create_model("image_classifier", **options)
 

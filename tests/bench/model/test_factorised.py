@@ -1,4 +1,4 @@
-"""Factorised experts are the mixture of the matrices that they never form, at the cost they say."""
+"""Factorised experts equal a mixture of matrices that they never form, at the stated cost."""
 
 import re
 
@@ -56,7 +56,7 @@ def make(name, replaced=MLP, num_experts=E, **options):
 
 
 def layer_of(experts, router="mumoe", **options):
-    """An MoE layer in double precision, whose gate is not at its start."""
+    """Return an MoE layer in double precision whose gate is no longer the initial one."""
     dim, num_experts = experts.replaced.dim, experts.num_experts
     gate = build_router(
         router, dim=dim, num_experts=num_experts, site=site_of(experts), **options
@@ -66,7 +66,7 @@ def layer_of(experts, router="mumoe", **options):
 
 
 def weight_tensors(experts):
-    """The weights of each layer: (E, i, o), with a bias (E, i + 1, o)."""
+    """Return the weights of each layer: (E, i, o), with a bias (E, i + 1, o)."""
     for layer in experts.blocks:
         inputs = layer.input if layer.bias is None else torch.cat([layer.input, layer.bias], 1)
         if experts.name == "cp":
@@ -77,7 +77,7 @@ def weight_tensors(experts):
 
 
 def by_tensor(experts, weights, x):
-    """The definition: Σ_n a_n W_n x with W formed, a bias as the last row of the inputs."""
+    """Compute the definition Σ_n a_n W_n x with W formed and the bias as the last input row."""
     for number, tensor in enumerate(weight_tensors(experts)):
         if number:
             x = experts.activation(x)
@@ -112,7 +112,7 @@ def test_a_layer_is_the_mixture_of_materialised_experts(name, levels, layers, bi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_layer_stands_in_for_a_linear_one_of_any_widths(name):
+def test_one_layer_can_replace_a_linear_layer_of_any_widths(name):
     layer = layer_of(make(name, ReplacedLinear(D, 3)))
     x = torch.randn(G, T, D, dtype=torch.float64)
     with forward_pass(layer) as routings:
@@ -124,7 +124,7 @@ def test_one_layer_stands_in_for_a_linear_one_of_any_widths(name):
 
 @pytest.mark.parametrize("levels", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_expert_switched_off_or_reweighted_is_so_in_the_sum(name, levels):
+def test_switching_off_or_reweighting_an_expert_changes_the_sum_accordingly(name, levels):
     layer = layer_of(make(name, levels=levels)).eval()
     x = torch.randn(G, T, D, dtype=torch.float64)
     factors = torch.tensor([1.0, 0.0, 1.0, -2.0, 1.0, 0.5], dtype=torch.float64)
@@ -136,7 +136,7 @@ def test_an_expert_switched_off_or_reweighted_is_so_in_the_sum(name, levels):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_without_levels_are_those_of_all_experts(name):
+def test_weights_without_levels_apply_to_all_experts(name):
     experts = make(name, levels=2)
     weights = torch.randn(G, T, E, dtype=torch.float64)
     x = torch.randn(G, T, D, dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_weights_without_levels_are_those_of_all_experts(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_expert_is_a_linear_layer(name):
+def test_a_single_expert_equals_a_linear_layer(name):
     experts = make(name, ReplacedLinear(D, 3), num_experts=1)
     (tensor,) = weight_tensors(experts)
     linear = nn.Linear(D, 3).double()
@@ -159,14 +159,14 @@ def test_one_expert_is_a_linear_layer(name):
 
 @pytest.mark.parametrize("levels", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_finite_differences(name, levels):
+def test_gradients_match_finite_differences(name, levels):
     experts = make(name, rank=2, levels=levels)
     gates = torch.rand(1, 3, E, dtype=torch.float64, requires_grad=True)
     x = torch.randn(1, 3, D, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, x: experts.apply(MixtureRouting(a), x), (gates, x))
 
 
-def test_the_experts_start_as_the_authors_do():
+def test_the_experts_are_initialised_as_by_the_authors():
     replaced = ReplacedMLP(400, 900)
     one, two = (
         build_experts("cp", num_experts=64, replaced=replaced, rank=100, levels=levels)
@@ -188,7 +188,7 @@ def test_the_experts_start_as_the_authors_do():
         assert block.output.abs().max().item() == pytest.approx(0.1, rel=0.01)
 
 
-def test_slices_of_a_ring_start_diagonal():
+def test_slices_of_a_ring_start_as_diagonal_matrices():
     ring = build_experts(
         "tr", num_experts=64, replaced=ReplacedMLP(40, 90), rank=5, levels=2, ring_rank=3
     )
@@ -201,7 +201,7 @@ def test_slices_of_a_ring_start_diagonal():
     assert ring.blocks[0].output.abs().max().item() == pytest.approx(15**-0.5, rel=0.05)
 
 
-def test_gates_of_zeros_make_the_start_the_mean_of_the_experts():
+def test_with_zero_gates_the_layer_starts_as_the_mean_of_the_experts():
     experts = make("cp", levels=2)
     gate = build_router("mumoe", dim=D, num_experts=E, site=site_of(experts)).double()
     x = torch.randn(G, T, D, dtype=torch.float64)
@@ -281,12 +281,12 @@ def test_no_other_rank_has_a_nearer_number_of_parameters(
         ({"layers": 2, "replaced": ReplacedLinear(8, 3)}, "a linear layer has none"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_nearest_that_can(options, message):
+def test_impossible_sizes_are_refused_with_the_nearest_possible_one(options, message):
     with pytest.raises(RequestError, match=message):
         build_experts("cp", **{"num_experts": 4, "replaced": ReplacedMLP(96, 192), **options})
 
 
-def test_the_largest_number_of_experts_named_is_the_largest():
+def test_the_suggested_number_of_experts_is_the_largest_possible():
     replaced = ReplacedMLP(96, 192)
     assert build_experts("cp", num_experts=380, replaced=replaced).stats()["expert_rank"] == 1
     with pytest.raises(RequestError):
@@ -295,18 +295,18 @@ def test_the_largest_number_of_experts_named_is_the_largest():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_hard_choice_is_refused_and_told_what_to_use(name):
+def test_a_router_with_a_hard_choice_is_refused_with_an_alternative(name):
     layer = layer_of(make(name), "softmax_token_choice")
     with pytest.raises(RequestError, match="router of the mixture family, such as 'mumoe' or"):
         layer(torch.randn(G, T, D, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_parameters_act_on_every_token_and_the_dense_counterpart_runs_each(name):
+def test_all_parameters_are_active_and_the_dense_counterpart_runs_every_token(name):
     layer = layer_of(make(name))
     routing = layer.route(torch.randn(G, T, D, dtype=torch.float64), RouterContext())
     assert layer.experts.active_share(routing) == 1
-    # Of a rank that was given, the counterpart has as many FLOPs more or less as parameters.
+    # With a given rank, the counterpart's FLOPs differ in proportion to its parameters.
     error = layer.experts.stats()["parameter_error"]
     assert layer.experts.rows(routing) == round(G * T * (1 + error))
     solved = build_experts(name, num_experts=4, replaced=ReplacedMLP(24, 48))
@@ -315,7 +315,7 @@ def test_all_parameters_act_on_every_token_and_the_dense_counterpart_runs_each(n
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("levels", [1, 2])
-def test_models_learn_and_come_back_from_their_state(name, levels):
+def test_models_learn_and_can_be_restored_from_their_state(name, levels):
     def model():
         torch.manual_seed(1)
         vit = timm.create_model("vit_tiny_patch16_224", **VIT, num_classes=5)
@@ -337,7 +337,7 @@ def test_models_learn_and_come_back_from_their_state(name, levels):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_mlp_mixer_and_a_head(name):
+def test_an_mlp_mixer_and_a_head_can_have_factorised_experts(name):
     images = torch.randn(3, 3, 16, 16)
     mixer = MlpMixer(img_size=16, patch_size=4, embed_dim=64, num_blocks=2, num_classes=40)
     moefy(mixer, router="mumoe", experts=name, num_experts=4, layers="every_mlp")
@@ -346,14 +346,14 @@ def test_an_mlp_mixer_and_a_head(name):
     assert y.shape == (3, 40)
     y.sum().backward()
     layers = list(moe_layers(mixer).values())
-    # Of each block the MLP over the tokens of a channel, then the one over the channels of a token.
+    # In each block the MLP over the tokens of a channel, then that over the channels of a token.
     assert [len(layer.experts.blocks) for layer in layers] == [2, 2, 2, 2, 1]
     assert [layer.experts.replaced.dim for layer in layers] == [16, 64, 16, 64, 64]
     assert all(p.grad.isfinite().all() for layer in layers for p in layer.experts.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_is_finite_and_near(name):
+def test_half_precision_is_finite_and_close(name):
     vit = timm.create_model("vit_tiny_patch16_224", **VIT, num_classes=5)
     model = moefy(vit, router="mumoe", experts=name, num_experts=4)
     images = torch.randn(3, 3, 16, 16)
@@ -379,7 +379,7 @@ def test_the_dropout_of_the_mlp_is_kept(dropout):
 @pytest.mark.parametrize("activation", ["entmax15", "softmax"])
 @pytest.mark.parametrize("normalization", ["batch", "layer"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_operation_is_counted_and_those_of_the_experts_are_as_told(
+def test_every_operation_is_counted_and_the_experts_have_the_stated_flops(
     name, normalization, activation
 ):
     experts = build_experts(name, num_experts=8, replaced=ReplacedMLP(32, 64))
@@ -390,14 +390,14 @@ def test_every_operation_is_counted_and_those_of_the_experts_are_as_told(
     report = count_flops(layer, x, backward=True)
     assert report.uncounted == {}
     dense = count_flops(Mlp(32, 64), x, backward=True)
-    # As many parameters, each in one multiply-add a token; a ring multiplies its cores beside.
+    # Equally many parameters, each in one multiply-add per token; a ring also multiplies its cores.
     more = 0 if name == "cp" else 3 * 2 * 2 * 64 * 4**2 * experts.solved_rank
     products = dense.by_kind["matmul"] * (1 + experts.stats()["parameter_error"]) + more
     assert report.by_kind["matmul"] == pytest.approx(products, rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_plan_and_a_models_stats_tell_rank_and_error(name, tiny_spec, tiny_dataset):
+def test_a_plan_and_model_stats_state_rank_and_error(name, tiny_spec, tiny_dataset):
     spec = tiny_spec("mumoe", experts={"name": name})
     takes = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     model = trial_model(spec, tiny_dataset).eval()
@@ -415,7 +415,7 @@ def test_a_plan_and_a_models_stats_tell_rank_and_error(name, tiny_spec, tiny_dat
 
 
 @pytest.mark.slow
-def test_a_plan_prints_them(capsys, tmp_path):
+def test_a_plan_prints_rank_and_error(capsys, tmp_path):
     asked = ["--preset", "smoke", "--routers", "mumoe", "--set", "experts.name=cp"]
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["plan", "accuracy", *asked, "--home", str(tmp_path), "--jobs", "0"])
@@ -426,8 +426,8 @@ def test_a_plan_prints_them(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_levels_of_experts_learn_to_differ(name):
-    """From even gates, both gates and both modes get gradients that tell their experts apart."""
+def test_experts_of_both_levels_learn_to_differ(name):
+    """From even gates, both gates and both modes get gradients that differ between experts."""
     torch.manual_seed(0)
     experts = build_experts(name, num_experts=16, replaced=ReplacedMLP(24, 48), rank=6, levels=2)
     layer = MoELayer(build_router("mumoe", dim=24, num_experts=16, site=site_of(experts)), experts)

@@ -1,6 +1,6 @@
-"""A forward pass on a GPU, seen without one: on fake tensors, whose values nobody can read.
+"""A forward pass on a GPU, tested without one: on fake tensors, whose values nobody can read.
 
-A router that reads none waits for no GPU, and neither does a copy that stays on the device.
+A router that reads no values never waits for the GPU; nor does a copy within the device.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SHORT = {
     "sinkhorn_expert_choice": {"iterations": 2},
     "sparsity_constrained_expert_choice": {"iterations": 6},
 }
-"""Fewer iterations of what is unrolled."""
+"""Options with fewer iterations of loops that are unrolled."""
 
 
 class CopyError(AssertionError):
-    """A copy between the host and the device was made."""
+    """An error for copies between the host and the device."""
 
 
 class NoCopies(TorchDispatchMode):
-    """A context that refuses copies between the host and the device: the host waits for them."""
+    """A context that refuses copies between host and device, for which the host would wait."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -55,7 +55,7 @@ class NoCopies(TorchDispatchMode):
 
 
 def pass_on_fake_gpu(layer, tokens=16):
-    """Run a layer on tensors that are said to lie on a GPU; returns the output."""
+    """Run a layer on tensors that claim to be on a GPU; return the output."""
     with FakeTensorMode(), NoCopies():
         for module in layer.modules():
             for name, weight in module._parameters.items():
@@ -76,14 +76,14 @@ def layer_of(name, training, **options):
     return Subject(ROUTERS.get(name), options).layer(dtype=torch.float32).train(training)
 
 
-# CUDA is not there: autocast says that it stays off, as it should be.
+# There is no CUDA: autocast warns that it stays off, as it should.
 without_cuda = pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 
 
 @without_cuda
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", FIXED)
-def test_a_fixed_capacity_router_waits_for_no_gpu(name, training):
+def test_a_router_with_a_fixed_capacity_never_waits_for_the_gpu(name, training):
     y, routing = pass_on_fake_gpu(layer_of(name, training))
     assert (y.device.type, y.shape) == ("cuda", (3, 16, 8))
     assert routing.refused.device.type == "cuda"
@@ -101,7 +101,7 @@ def test_a_router_that_reads_values_says_why(name, training):
 
 @without_cuda
 @pytest.mark.parametrize("name", ["softmax_token_choice", "loss_free", "random"])
-def test_a_token_choice_router_without_a_capacity_reads_the_longest_queue(name):
+def test_a_token_choice_router_without_a_capacity_reads_only_the_longest_queue(name):
     with pytest.raises(DataDependentOutputException):
         pass_on_fake_gpu(layer_of(name, True, **DROPLESS))
 
@@ -109,7 +109,7 @@ def test_a_token_choice_router_without_a_capacity_reads_the_longest_queue(name):
 @without_cuda
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
-def test_no_setting_with_a_capacity_makes_a_router_wait(name):
+def test_no_setting_makes_a_router_with_a_capacity_wait(name):
     waiting = {"capacity_factor", "eval_capacity_factor", "evaluation", "eval_top_k"}
     for subject in subjects(name, SHORT.get(name, {}), {}):
         if any(subject.options[key] in (None, "threshold") for key in waiting & {*subject.options}):
@@ -119,16 +119,16 @@ def test_no_setting_with_a_capacity_makes_a_router_wait(name):
 
 
 @without_cuda
-def test_positions_beyond_those_that_the_layer_was_built_for_are_copied():
+def test_positions_beyond_those_that_a_layer_was_built_for_are_copied():
     with pytest.raises(CopyError):
         pass_on_fake_gpu(layer_of("hash", False), tokens=12)
 
 
-# What runs on a GPU, on the CPU: the host reads nothing.
+# The GPU code path, run on the CPU: the host reads nothing.
 
 
 def masking(layer):
-    """Let the router of a layer mask pairs: an expert for all tokens of a group, and others."""
+    """Make a layer's router mask pairs: one expert for all tokens of a group, and some others."""
     compute = layer.router.compute_logits
 
     def masked(tokens, context):
@@ -143,7 +143,7 @@ def masking(layer):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", FIXED)
-def test_what_a_gpu_runs_gives_the_same(name, masked):
+def test_the_code_path_of_a_gpu_gives_the_same_results(name, masked):
     if masked and name in ("hash", "forced", "mixer", "smear", "moce_ir"):
         pytest.skip("it goes by no logits of tokens")
     subject = Subject(ROUTERS.get(name), {})
@@ -169,7 +169,7 @@ def compiled_case(name):
 
 
 @pytest.mark.slow
-# torch's compiler looks at what warns where it is looked at.
+# torch's compiler inspects objects that warn when inspected.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("name", FIXED)
 def test_a_layer_compiles_as_one_graph(name):
@@ -190,7 +190,7 @@ def test_a_layer_compiles_as_one_graph(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIXED)
-def test_a_layer_is_exported(name):
+def test_a_layer_can_be_exported(name):
     layer, x = compiled_case(name)
     exported = torch.export.export(layer.eval(), (x,)).module()
     other = normal(*x.shape, seed=5, dtype=x.dtype)
@@ -201,7 +201,7 @@ def test_a_layer_is_exported(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_under_bfloat16_autocast_is_near_float32(name):
+def test_a_layer_under_bfloat16_autocast_is_close_to_float32(name):
     layer = layer_of(name, False)
     subject = Subject(ROUTERS.get(name), {})
     results = []

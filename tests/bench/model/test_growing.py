@@ -1,4 +1,4 @@
-"""Experts of growing width and window with their router, against loops over tokens (2411.18466)."""
+"""Experts of growing width and window, and their router, against token loops (2411.18466)."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def experts(**options):
 
 
 def expert_output(layer, e, x, side, window):
-    """One expert on one image, (t, d), token by token."""
+    """Run one expert on one image, (t, d), token by token."""
     query, key, value, gate = np.split(x @ layer.inner[e].detach().numpy(), 4, -1)
     place = [(t // side // window, t % side // window) for t in range(side * side)]
     out = np.zeros_like(x)
@@ -60,7 +60,7 @@ def test_each_expert_attends_in_windows_of_the_whole_image(kind, side):
     np.testing.assert_allclose(layer.apply(routing, x).detach().numpy(), want, atol=1e-12)
 
 
-def test_widths_double_and_the_parameters_are_told():
+def test_widths_double_and_parameters_are_reported():
     layer = experts()
     assert layer.widths == [1, 2, 4, 8]
     own = [layer.inner[e].numel() + layer.outer[e].numel() for e in range(E)]
@@ -84,7 +84,7 @@ def test_an_image_is_routed_by_its_mean_token():
     assert routing.dropped_share() == 0
 
 
-def test_noise_is_drawn_once_an_image_and_weighs_too():
+def test_noise_is_drawn_once_per_image_and_affects_the_weights_too():
     router, x = moce(noise_std=2.0).train(), torch.randn(400, 4, DIM)
     routing = router(x, RouterContext(torch.Generator().manual_seed(0)))
     noise = routing.noisy_logits - routing.logits
@@ -102,7 +102,7 @@ def vit(options=VIT, **more):
     )
 
 
-def test_routers_and_losses_know_the_parameters():
+def test_routers_and_losses_know_the_parameters_of_each_expert():
     model = vit()
     with forward_pass(model) as routings:
         model(torch.randn(2, 3, 16, 16))
@@ -110,7 +110,7 @@ def test_routers_and_losses_know_the_parameters():
     assert routings[0].expert_sizes == layer.experts.expert_sizes == (360, 720, 1440, 2880)
 
 
-def test_an_image_costs_the_flops_of_its_expert_alone():
+def test_an_image_costs_only_the_flops_of_its_expert():
     model = vit().eval()
     layer = next(iter(moe_layers(model).values()))
     x, spent = torch.randn(1, 16, 24), []
@@ -161,19 +161,19 @@ def test_the_cost_of_a_training_is_estimated(tiny_spec):
         ({"options": {**VIT, "patch_drop_rate": 0.5}}, "all 16 tokens .* have 8: .*drop_rate = 0"),
     ],
 )
-def test_what_does_not_keep_images_whole_is_refused(changed, said):
+def test_settings_that_split_or_join_images_are_refused(changed, said):
     with pytest.raises(RequestError, match=said):
         vit(**changed).train()(torch.randn(4, 3, 16, 16))
 
 
-def test_padded_images_are_refused_by_their_tokens_and_not_by_their_groups():
+def test_padded_images_are_refused_for_their_tokens_and_not_their_groups():
     model, mask = vit(), torch.arange(16) < torch.tensor([[16], [9]])
     refused = pytest.raises(RequestError, match=r"all 16 tokens .* have 9: leave images unpadded")
     with refused, forward_pass(model, mask=mask):
         model(torch.randn(2, 3, 16, 16))
 
 
-def test_a_class_token_is_refused_by_name():
+def test_a_class_token_is_named_and_refused():
     model = vit({**VIT, "class_token": True, "global_pool": "token"})
     with pytest.raises(RequestError, match=r"an image has 17: choose .*class_token: false"):
         model(torch.randn(1, 3, 16, 16))

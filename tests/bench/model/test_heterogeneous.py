@@ -42,7 +42,7 @@ def expert_output(layer, e, x):
     return x if e == 4 else torch.zeros_like(x)
 
 
-def test_the_kinds_stand_in_the_order_of_the_definition():
+def test_the_kinds_of_experts_are_in_the_order_of_the_definition():
     made = experts()
     assert made.kinds == KINDS
     assert made.weight1.shape == (2, DIM, HIDDEN)
@@ -61,7 +61,7 @@ def test_the_layer_is_the_weighted_sum_of_the_chosen_experts(capacity):
     assert (routing.dropped_share() > 0) == (capacity == 0.4)
 
 
-def test_the_zero_expert_has_no_weight_and_leaves_the_other_all_of_it():
+def test_the_zero_expert_has_no_weight_and_the_other_gets_all_of_it():
     logits = torch.randn(GROUPS, TOKENS, E, generator=torch.Generator().manual_seed(3)) * 2
     weights = router(capacity_factor=None).eval().allocate(logits).combine_weights()
     gates = logits.softmax(-1)
@@ -78,7 +78,7 @@ def test_the_zero_expert_has_no_weight_and_leaves_the_other_all_of_it():
     assert 0 < seen < GROUPS * TOKENS
 
 
-def test_mixtral_gating_keeps_the_zero_experts_share():
+def test_mixtral_gating_keeps_the_share_of_the_zero_expert():
     logits = torch.zeros(1, 1, E)
     logits[0, 0, 0], logits[0, 0, E - 1] = 2.0, 1.0
     routing = router(capacity_factor=None, mixtral_gating=True).eval().allocate(logits)
@@ -86,7 +86,7 @@ def test_mixtral_gating_keeps_the_zero_experts_share():
     torch.testing.assert_close(routing.weights[0, 0], share)
 
 
-def test_normalised_logits_have_a_deviation_of_one():
+def test_normalised_logits_have_a_standard_deviation_of_one():
     logits = torch.randn(1, 5, E) * 30
     routing = router(capacity_factor=None, logits_norm=True).eval().allocate(logits)
     want = (logits / logits.std(-1, keepdim=True)).softmax(-1)
@@ -94,12 +94,12 @@ def test_normalised_logits_have_a_deviation_of_one():
 
 
 @pytest.mark.parametrize("logits_norm", [False, True])
-def test_clean_gates_are_those_of_an_allocation(logits_norm):
+def test_clean_gates_are_those_of_the_allocation(logits_norm):
     made, logits = router(logits_norm=logits_norm).train(), torch.randn(2, 7, E)
     torch.testing.assert_close(made.clean_gates(logits), made.allocate(logits).gates)
 
 
-def test_cheap_experts_have_more_room():
+def test_cheap_experts_have_more_capacity():
     limits = router(tau=0.5, capacity_factor=1.0).limits(torch.zeros(1, 30, E))
     assert limits == (6, 6, 12, 12, 12, 12)  # 60 choices over 0.5 · 2 + 4 = 5 units
 
@@ -118,7 +118,7 @@ def test_the_loss_by_hand():
     assert gate.own_loss(routing, batch).item() == pytest.approx(2.0 * total, rel=1e-5)
 
 
-def test_the_residual_carries_the_full_logits_on():
+def test_the_residual_passes_on_the_full_logits():
     gate = router().eval()
     x, before = torch.randn(1, 4, DIM), torch.randn(1, 4, E)
     alone = gate(x).logits
@@ -143,7 +143,7 @@ def vit(layers="all", **options):
     )
 
 
-def test_logits_run_through_all_layers_of_a_model_with_their_gradient():
+def test_logits_and_their_gradient_pass_through_all_layers_of_a_model():
     model = vit().eval()
     with forward_pass(model) as routings:
         model(torch.randn(2, 3, 32, 32))
@@ -155,7 +155,7 @@ def test_logits_run_through_all_layers_of_a_model_with_their_gradient():
     assert third.residual.grad.abs().sum() > 0
 
 
-def test_tokens_of_cheap_experts_save_flops_that_are_counted():
+def test_tokens_of_cheap_experts_save_flops_in_the_count():
     x = torch.randn(2, 3, 32, 32)
     plain, saving = vit(tau=1.0).eval(), vit(tau=0.1).eval()
     spent = [count_flops(lambda model=model: model(x)).total for model in (plain, saving)]

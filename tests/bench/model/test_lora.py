@@ -40,7 +40,7 @@ def test_independent_vectors_become_those_of_a_qr_decomposition(k, dim, seed, sc
     np.testing.assert_allclose(orthonormal(torch.tensor(vectors)).numpy(), want, atol=1e-9)
 
 
-def test_the_gradient_is_that_of_the_process():
+def test_the_gradient_is_that_of_the_gram_schmidt_process():
     vectors = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(orthonormal, (vectors,))
 
@@ -60,7 +60,7 @@ def test_zero_and_dependent_vectors_become_zero_without_a_gradient():
 
 @pytest.mark.parametrize("orthogonal", [True, False])
 @pytest.mark.parametrize("capacity", [None, 2])
-def test_the_layer_is_a_loop_over_tokens(orthogonal, capacity):
+def test_the_layer_equals_a_loop_over_tokens(orthogonal, capacity):
     layer, routing = experts(orthogonal=orthogonal), routing_of(3, capacity)
     x = torch.randn(GROUPS, TOKENS, DIM, dtype=torch.float64)
     want = layer.adapted(x).detach().numpy()
@@ -115,7 +115,7 @@ def child(tiny_spec):
     return make
 
 
-def test_adapting_takes_the_dense_model_and_freezes_it(child):
+def test_adapting_takes_the_weights_of_the_dense_model_and_freezes_them(child):
     spec, parent = child()
     model = starting_model(spec, SHAPE, Parent(parent)).eval()
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -142,7 +142,7 @@ def test_experts_without_a_trained_mlp_are_refused(child, tiny_spec):
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])
-def test_the_similarity_of_outputs_is_the_mean_cosine_of_a_tokens_pairs(orthogonal):
+def test_the_similarity_of_outputs_is_the_mean_cosine_over_pairs_of_experts(orthogonal):
     layer, routing = experts(orthogonal=orthogonal), routing_of(3, 2)
     x = torch.randn(GROUPS, TOKENS, DIM, dtype=torch.float64)
     with torch.no_grad():

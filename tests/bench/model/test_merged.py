@@ -1,4 +1,4 @@
-"""Experts that are averaged in weight space, and the router that asks for it (2306.03745)."""
+"""Experts averaged in weight space, and the router that requests it (2306.03745)."""
 
 import pytest
 import timm
@@ -44,14 +44,14 @@ def normalised(x):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
 
 
-def test_dropout_leaves_experts_out_and_divides_by_the_rest():
+def test_dropout_omits_experts_and_renormalises_the_rest():
     router = smear(expert_dropout=0.5).train()
     x = torch.randn(400, TOKENS, DIM)
     context = RouterContext(generator=torch.Generator().manual_seed(1))
     shares = router(x, context).merge_weights
     full = router.eval()(x).merge_weights
     kept = shares > 1e-6
-    some = kept.sum(-1) < EXPERTS  # all are left where all would be dropped, or none is
+    some = kept.sum(-1) < EXPERTS  # all are kept if all would be dropped, or if none is
     shares, full, kept = shares[some], full[some], kept[some]
     drawn = EXPERTS * (0.5 - 0.5**EXPERTS) / (1 - 2 * 0.5**EXPERTS)
     assert kept.sum(-1).float().mean().item() == pytest.approx(drawn, abs=0.2)
@@ -94,7 +94,7 @@ def test_experts_without_weights_of_their_own_cannot_be_averaged(monkeypatch):
         model(torch.randn(1, 3, 32, 32))
 
 
-def test_factors_are_linear_in_the_shares_so_that_merging_them_is_mixing():
+def test_merging_factorised_experts_equals_mixing_them():
     model = moefy(vit(), router="smear", experts="cp", num_experts=EXPERTS, layers="all", seed=1)
     layer = next(iter(moe_layers(model.eval()).values()))
     x = torch.randn(2, TOKENS, 24)

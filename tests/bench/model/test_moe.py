@@ -1,4 +1,4 @@
-"""The MoE layer is the definition, and a timm model keeps all else of itself."""
+"""The MoE layer follows its definition, and the rest of a timm model is unchanged."""
 
 import copy
 from functools import partial
@@ -47,7 +47,7 @@ MODEL = ModelConfig(options=TINY, layers="last2")
 
 
 def layer_of(router, dim=6, experts=3, tokens=8, **options):
-    """Options that the router does not have are left out."""
+    """Return an MoE layer, ignoring options that the router does not have."""
     behind = build_experts("mlp", num_experts=experts, replaced=ReplacedMLP(dim, 5, std=(0.5, 0.5)))
     known = ROUTERS.get(router).hyper_model.model_fields
     gate = build_router(
@@ -62,7 +62,7 @@ def layer_of(router, dim=6, experts=3, tokens=8, **options):
 
 
 def dense_loop(layer, x, routing):
-    """Σ_e,s C · expert_e(Σ_t D · x), one expert, slot and token at a time."""
+    """Compute Σ_e,s C · expert_e(Σ_t D · x), one expert, slot and token at a time."""
     d, c = routing.dispatch_tensor(), routing.combine_tensor()
     experts, shape = layer.experts, x.shape
     x = x.reshape(*d.shape[:2], -1)  # routers that span the batch have one group
@@ -97,7 +97,7 @@ def test_a_layer_equals_a_loop_over_tokens_and_experts(router):
         torch.testing.assert_close(got, want)
 
 
-def test_one_expert_without_a_limit_is_the_mlp():
+def test_one_expert_without_a_capacity_equals_the_mlp():
     mlp = Mlp(6, 5)
     layer = layer_of("softmax_token_choice", experts=1).float()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_one_expert_without_a_limit_is_the_mlp():
 @pytest.mark.parametrize(
     ("groups", "shape"), [("image", (4, 8)), ("batch", (1, 32)), (16, (2, 16))]
 )
-def test_groups(groups, shape):
+def test_tokens_are_grouped_by_image_batch_or_size(groups, shape):
     layer = layer_of("softmax_token_choice")
     layer.groups = groups
     with forward_pass(layer) as routings:
@@ -137,7 +137,7 @@ def test_a_group_size_that_does_not_divide_is_refused():
         ([-1, 0], 4, [0, 3]),
     ],
 )
-def test_layers_by_name(layers, depth, chosen):
+def test_layers_are_selected_by_name_or_keyword(layers, depth, chosen):
     assert chosen_layers(layers, depth) == chosen
 
 
@@ -185,7 +185,7 @@ def test_moefy_replaces_the_chosen_mlps_and_keeps_everything_else(name, options,
         assert all(p.grad is not None for p in layer.parameters())
 
 
-def test_routings_are_recorded_inside_the_pass_alone_and_reach_the_next_layer():
+def test_routings_are_recorded_only_within_a_pass_and_reach_the_next_layer():
     model = moefy(timm.create_model("vit_tiny_patch16_224", **TINY), num_experts=2, layers="all")
     seen = []
     for layer in moe_layers(model).values():
@@ -249,7 +249,7 @@ def build(router, seed=0, model=MODEL, **experts):
     return trial_model(spec, DataShape((1, 16, 16), 5, 1))
 
 
-def test_models_of_one_seed_share_all_weights_but_those_of_the_moe_layers():
+def test_models_with_one_seed_share_all_weights_except_those_of_moe_layers():
     dense, soft, choice = (build(r).state_dict() for r in ("dense", "soft_moe", "hash"))
     assert all(soft[key].equal(choice[key]) for key in soft.keys() & choice.keys())
     assert any("experts" in key for key in soft.keys() & choice.keys())
@@ -261,7 +261,7 @@ def test_models_of_one_seed_share_all_weights_but_those_of_the_moe_layers():
     assert not other["blocks.1.mlp.experts.weight1"].equal(soft["blocks.1.mlp.experts.weight1"])
 
 
-def test_building_a_model_leaves_the_global_generator_alone():
+def test_building_a_model_does_not_touch_the_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     build("softmax_token_choice")
@@ -269,17 +269,17 @@ def test_building_a_model_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden": 7}])
-def test_dense_params_has_the_parameters_of_the_moe(options):
+def test_dense_params_has_as_many_parameters_as_the_moe(options):
     def size(model):
         return sum(p.numel() for p in model.parameters())
 
     moe = size(build("softmax_token_choice", options=options))
     widened = size(build("dense_params", options=options))
-    # One hidden unit of each of two layers is the nearest that there is.
+    # One hidden unit in each of two layers is the finest step possible.
     assert abs(moe - widened) <= 2 * (2 * 24 + 1)
 
 
-def test_experts_start_like_the_mlp_that_they_replace():
+def test_experts_are_initialised_like_the_mlp_that_they_replace():
     mixer = MlpMixer(img_size=16, patch_size=4, embed_dim=64, num_blocks=2)
     spread = mixer.blocks[1].mlp_channels.fc1.weight.std().item()
     moefy(mixer, layers=[1], num_experts=4)
@@ -304,7 +304,7 @@ def test_a_wrong_model_is_refused_with_the_reason(change, message):
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_expert_race_predicts_the_classes_of_its_model_in_each_layer(checkpointed):
+def test_expert_race_predicts_the_models_classes_in_each_layer(checkpointed):
     model = moefy(
         timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY),
         router="expert_race",

@@ -1,4 +1,4 @@
-"""Experts as matrix product operators: the chain is the matrix, its centre shared (2203.01104)."""
+"""Experts as matrix product operators: a chain of cores with a shared centre (2203.01104)."""
 
 import math
 
@@ -23,7 +23,7 @@ def experts(**options):
 
 
 def entry(cores, rows, columns, i, j):
-    """One entry of the matrix, by a product of small matrices: the definition."""
+    """Compute one entry of the matrix by definition, as a product of small matrices."""
     product = np.eye(1)
     for core, row, column in zip(
         cores, np.unravel_index(i, rows), np.unravel_index(j, columns), strict=True
@@ -33,7 +33,7 @@ def entry(cores, rows, columns, i, j):
 
 
 @pytest.mark.parametrize("shape", [(12, 24), (16, 10), (30, 4)])
-def test_the_cores_are_the_matrix(shape):
+def test_the_cores_represent_the_matrix(shape):
     matrix = torch.randn(shape, dtype=torch.float64)
     cores, (rows, columns) = decompose(matrix, None), map(factors, shape)
     assert [core.shape[1] for core in cores] == list(rows)
@@ -41,7 +41,7 @@ def test_the_cores_are_the_matrix(shape):
         assert entry(cores, rows, columns, i, j) == pytest.approx(matrix[i, j].item(), abs=1e-10)
 
 
-def test_a_bond_truncates():
+def test_a_limited_bond_truncates_the_matrix():
     cores = decompose(torch.randn(16, 16), 3)
     assert max(core.shape[-1] for core in cores) == 3
 
@@ -58,7 +58,7 @@ def test_factors_multiply_to_the_width(size):
     assert max(parts) == parts[2]
 
 
-def test_experts_start_as_one_mlp_and_learn_apart():
+def test_experts_start_as_one_mlp_and_diverge_by_learning():
     layer = experts()
     weight = layer.matrix1()
     assert weight.shape == (E, DIM, HIDDEN)
@@ -85,7 +85,7 @@ def test_only_the_centre_and_the_biases_are_shared():
     assert total < 0.25 * 32 * 2 * 96 * 192
 
 
-def test_the_gradient_of_the_centre_is_masked_in_training_alone():
+def test_the_gradient_of_the_centre_is_masked_only_in_training():
     layer, x = experts(keep=0.3), torch.randn(E, 1, 4, DIM)
     layer.eval()(x).square().sum().backward()
     full = layer.matrix1.centre.grad.clone()

@@ -1,4 +1,4 @@
-"""A batch of no images passes through MoE layers as it does through timm's blocks."""
+"""A batch without images passes through MoE layers as it does through timm's blocks."""
 
 from itertools import cycle
 
@@ -26,7 +26,7 @@ REPLACED = (ReplacedMLP(12, 24), ReplacedLinear(12, 9), ReplacedNetwork((1, 6, 6
 
 
 def layers(router):
-    """A layer of every kind of experts that the router can stand before, and a batch for it."""
+    """Yield a layer for each kind of experts that works with the router, and a batch for it."""
     groups = cycle(("image", "batch", 4))
     for experts in EXPERTS.names():
         for replaced in REPLACED:
@@ -38,13 +38,13 @@ def layers(router):
                 layer = MoELayer(gate, behind, next(groups))
                 x = torch.randn(4, *(4,) * (len(replaced.token_shape) == 1), *replaced.token_shape)
                 layer.eval()(x)
-            except RequestError:  # a combination without a meaning
+            except RequestError:  # a meaningless combination
                 continue
             yield layer, x
 
 
 @pytest.mark.parametrize("router", ROUTED)
-def test_a_layer_passes_a_batch_of_no_images(router):
+def test_a_layer_accepts_a_batch_without_images(router):
     seen = list(layers(router))
     assert seen
     for layer, x in seen:
@@ -66,7 +66,7 @@ def test_a_layer_passes_a_batch_of_no_images(router):
 
 
 @pytest.mark.parametrize("router", ["softmax_token_choice", "softmax_expert_choice", "soft_moe"])
-def test_a_model_passes_a_batch_of_no_images(router):
+def test_a_model_accepts_a_batch_without_images(router):
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=12, depth=2, num_classes=5
     )
@@ -76,7 +76,7 @@ def test_a_model_passes_a_batch_of_no_images(router):
     logits.sum().backward()
 
 
-def test_a_loss_of_no_images_is_refused():
+def test_a_loss_over_no_images_is_refused():
     with pytest.raises(RequestError, match="this one has none"):
         Batch(torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
     objective = Objective(TrainConfig(losses=dict.fromkeys(LOSSES.names(), 0.1)))

@@ -1,4 +1,4 @@
-"""Dropless experts as grouped products: what slots and bmm give, without padding."""
+"""Dropless experts as grouped products: the result of slots and bmm, without padding."""
 
 import pytest
 import torch
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def grouped(monkeypatch):
-    """The CPU counts as a GPU that has grouped products."""
+    """Treat the CPU as a GPU that has grouped products."""
     monkeypatch.setattr("bench.model.experts.packed.has_grouped_products", lambda device: True)
 
 
 def passed(name, dtype=torch.bfloat16):
-    """The output of a layer under autocast, its gradients, its FLOPs and its routing."""
+    """Return a layer's output under autocast, its gradients, its FLOPs and its routing."""
     subject = Subject(ROUTERS.get(name), DROPLESS[name])
     layer = subject.layer(dtype=torch.float32).train()
     x = subject.tokens_of().float().requires_grad_()
@@ -37,7 +37,7 @@ def passed(name, dtype=torch.bfloat16):
 
 
 @pytest.mark.parametrize("name", DROPLESS)
-def test_grouped_products_give_what_slots_give(name, request):
+def test_grouped_products_give_the_same_as_slots(name, request):
     whole, _, _ = passed(name, torch.float32)
     slots, _, _ = passed(name)
     request.getfixturevalue("grouped")
@@ -50,11 +50,11 @@ def test_grouped_products_give_what_slots_give(name, request):
     assert not counter.uncounted
 
 
-def test_flops_are_those_of_the_choices_and_not_of_padded_slots(grouped):
+def test_flops_count_the_choices_and_not_padded_slots(grouped):
     _, counter, routing = passed("softmax_token_choice")
     choices = routing.experts.numel()
-    assert routing.slot_count > choices  # what padding would run
-    # Two products of 8 by 16 a row, once forward and twice backward, and the gate's.
+    assert routing.slot_count > choices  # what padding would cost
+    # Two 8 by 16 products per row, once forward and twice backward, and those of the gate.
     experts = 3 * 2 * 2 * choices * 8 * 16
     combining = 2 * 2 * choices * 8
     gate = 3 * 2 * 3 * 16 * 8 * 4
@@ -84,7 +84,9 @@ def test_rows_are_packed_by_hand():
         ("soft_moe", {}, False),
     ],
 )
-def test_they_serve_dropless_routings_in_bfloat16_alone(name, options, served, grouped):
+def test_grouped_products_are_used_only_for_dropless_routings_in_bfloat16(
+    name, options, served, grouped
+):
     subject = Subject(ROUTERS.get(name), options)
     layer, x = subject.layer(dtype=torch.float32), subject.tokens_of().float()
     routing = layer.router(x)
@@ -95,5 +97,5 @@ def test_they_serve_dropless_routings_in_bfloat16_alone(name, options, served, g
         assert packed_dtype(routing, x[:0], 16) is None
 
 
-def test_a_cpu_runs_slots():
+def test_a_cpu_uses_slots():
     assert not has_grouped_products(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Padded tokens take no capacity, count nowhere, and come out unchanged, whatever the router."""
+"""Padded tokens take no capacity, count nowhere, and come out unchanged, for every router."""
 
 import functools
 
@@ -28,7 +28,7 @@ MASKS = {
     "anywhere": [0, 1, 1, 0, 1, 1, 1, 1],
 }
 OPTIONS = {"capacity_factor": 0.7, "top_k": 2, "num_slots": 2, "noise_std": 1.0}
-# A position is that among the real tokens; one slot of experts with parameters is one of them.
+# A position counts real tokens only; one slot of experts with parameters is one of them.
 spans = {name for name in ROUTED if ROUTERS.get(name).target.spans_batch}
 
 
@@ -66,7 +66,7 @@ def masks(images):
 
 
 def stripped(x, mask):
-    """Cut the padding off images that have equally many real tokens."""
+    """Strip the padding from images that have equally many real tokens."""
     return x[mask].view(len(x), -1, x.shape[-1])
 
 
@@ -74,9 +74,9 @@ def stripped(x, mask):
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("name", ROUTED)
 def test_real_tokens_are_routed_as_if_there_were_no_padding(name, images, training):
-    """In value, in all gradients, in losses, statistics and metrics."""
+    """This holds for values, all gradients, losses, statistics and metrics."""
     x, mask = tokens(images), masks(images)
-    x[~mask] = torch.nan  # whatever padding holds reaches nothing
+    x[~mask] = torch.nan  # the content of padding has no effect
     results = []
     for batch_in, own in ((x, mask), (stripped(x, mask), None)):
         layer, batch_in = fresh(name, training), batch_in.clone().requires_grad_()
@@ -114,7 +114,7 @@ def test_real_tokens_are_routed_as_if_there_were_no_padding(name, images, traini
     close(padded[6], plain[6])
     close(padded[7].state_dict(), plain[7].state_dict())
     for one, other in zip(padded[4].metrics(), plain[4].metrics(), strict=True):
-        # Where nothing is dropped, what runs at once sets the slots.
+        # If nothing is dropped, the tokens of a pass determine the slots.
         at_once = one.name == "capacity" and layer.router.ignores_groups
         assert at_once or one == other or one.value == pytest.approx(other.value)
     assert padded[5].__dict__.keys() == plain[5].__dict__.keys()
@@ -123,7 +123,7 @@ def test_real_tokens_are_routed_as_if_there_were_no_padding(name, images, traini
 
 
 @pytest.mark.parametrize("name", ROUTED)
-def test_losses_are_those_without_padding(name):
+def test_losses_equal_those_without_padding(name):
     x, mask = tokens(3), masks(3)
     routings = [
         run(fresh(name, True), *batch_in)[1] for batch_in in ((x, mask), (stripped(x, mask),))
@@ -140,7 +140,7 @@ def test_losses_are_those_without_padding(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(ROUTED) - spans))
-def test_images_of_different_sizes_do_not_meet(name):
+def test_images_of_different_sizes_do_not_affect_each_other(name):
     x = tokens(4)
     counts = torch.tensor([8, 3, 0, 5])
     mask = torch.arange(TOKENS) < counts[:, None]
@@ -162,7 +162,7 @@ def test_images_of_different_sizes_do_not_meet(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(ROUTED) - {"smear"}))
-def test_a_padded_routing_is_its_two_tensors(name):
+def test_a_padded_routing_matches_its_two_tensors(name):
     x, mask = tokens(2), masks(2)
     layer = fresh(name, False)
     y, routing = run(layer, x, mask)
@@ -173,7 +173,7 @@ def test_a_padded_routing_is_its_two_tensors(name):
 
 @pytest.mark.parametrize("name", ROUTED)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_batch_of_padding_alone_gives_zeros(name, training):
+def test_an_all_padding_batch_gives_zeros(name, training):
     y, routing = run(fresh(name, training), tokens(2), torch.zeros(2, TOKENS).bool())
     assert y.eq(0).all()
     assert routing.expert_load().sum() == 0
@@ -182,7 +182,7 @@ def test_a_batch_of_padding_alone_gives_zeros(name, training):
 @pytest.mark.parametrize(
     "name", [name for name in ROUTED if ROUTERS.get(name).target.ignores_groups]
 )
-def test_what_ignores_groups_routes_alike_in_any(name):
+def test_routers_that_ignore_groups_route_the_same_in_any_grouping(name):
     layer = fresh(name, False)
     x = tokens(2)
     y, _ = run(layer, x)
@@ -190,7 +190,7 @@ def test_what_ignores_groups_routes_alike_in_any(name):
     torch.testing.assert_close(run(layer, x)[0], y)
 
 
-def test_shared_experts_leave_padding_alone():
+def test_shared_experts_do_not_change_padding():
     vit = timm.create_model("test_vit", img_size=32)
     moefy(vit, num_experts=2, shared=1, layers="all")
     layer = next(iter(moe_layers(vit).values()))
@@ -200,7 +200,7 @@ def test_shared_experts_leave_padding_alone():
     torch.testing.assert_close(y[masks(2)], run(layer, stripped(x, masks(2)))[0].flatten(0, 1))
 
 
-def test_a_forced_expert_leaves_padding_alone():
+def test_a_forced_expert_does_not_change_padding():
     layer, x, mask = fresh("mixer", True), tokens(2), masks(2)
     with layer.forced(1):
         y, routing = run(layer, x, mask)
@@ -218,7 +218,7 @@ def test_a_mask_that_does_not_fit_is_refused():
         layer.router(tokens(2), RouterContext(mask=torch.ones(2, 8)))
 
 
-def test_an_attention_mask_tells_who_is_read():
+def test_real_tokens_are_derived_from_the_attention_mask():
     low = torch.finfo(torch.float32).min
     real = torch.tensor([[True, True, False], [True, False, False]])
     both = real[:, None, :, None] & real[:, None, None, :]
@@ -232,7 +232,7 @@ def test_an_attention_mask_tells_who_is_read():
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("key_only", [False, True])
-def test_naflexvit_hands_its_mask_to_its_moe_layers(checkpointed, key_only):
+def test_naflexvit_passes_its_mask_to_its_moe_layers(checkpointed, key_only):
     torch.manual_seed(0)
     vit = timm.create_model(
         "naflexvit_base_patch16_gap",

@@ -1,4 +1,4 @@
-"""What belongs to a pass stays in it, and activation checkpointing repeats it."""
+"""The state of a pass stays within it, and activation checkpointing repeats it."""
 
 import copy
 import gc
@@ -24,7 +24,7 @@ LABELS = torch.tensor([0, 1, 2])
 
 
 class Inheriting(SoftmaxTokenChoice):
-    """Adds what the layer before said to its own logits, as RMoE does."""
+    """Adds the previous layer's logits to its own, as RMoE does."""
 
     name = "inheriting"
 
@@ -34,7 +34,7 @@ class Inheriting(SoftmaxTokenChoice):
 
 
 class Stepping(SoftmaxTokenChoice):
-    """Reads what it is told of the step and the labels."""
+    """Reads the step and the labels that it is given."""
 
     name = "stepping"
 
@@ -81,7 +81,7 @@ ROUTERS = [
 
 
 def gradients(model, *, inside=False, seed=5):
-    """Loss, gradients, and the recorded routings, of a pass with the noise of `seed`."""
+    """Return loss, gradients and recorded routings of a pass with the noise of `seed`."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(7)  # of dropout
     model.zero_grad()
@@ -116,7 +116,7 @@ def test_checkpointing_changes_no_gradient_and_records_each_routing_once(
     want = gradients(model)
     model.set_grad_checkpointing()
     if reentrant and router is Inheriting:
-        # Gradients through the logits of the block before would be lost.
+        # Gradients through the previous block's logits would be lost.
         with pytest.raises(RequestError, match="use_reentrant=False"):
             gradients(model, inside=inside)
         return
@@ -158,7 +158,7 @@ def test_two_calls_in_one_forward_pass_are_two_passes(reentrant):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_auxiliary_losses_have_their_gradient_or_are_refused(reentrant):
+def test_auxiliary_losses_under_checkpointing_have_their_gradient_or_are_refused(reentrant):
     model = model_of(noise_std=4.0).float()
     objective = Objective(TrainConfig(losses={"importance": 1.0, "load": 1.0}))
 
@@ -179,7 +179,7 @@ def test_auxiliary_losses_have_their_gradient_or_are_refused(reentrant):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_model_that_is_checkpointed_as_a_whole(inside):
+def test_a_model_can_be_checkpointed_as_a_whole(inside):
     model = model_of(noise_std=4.0)
     want = gradients(model)
     whole = Whole(model)
@@ -225,7 +225,7 @@ def test_a_checkpoint_inside_another_is_refused():
         gradients(model)
 
 
-def test_a_layer_that_ran_twice_is_not_repeated_wrongly():
+def test_repeating_a_layer_that_ran_twice_is_refused():
     layer = model_of(noise_std=4.0).blocks[1].mlp
     x = torch.randn(2, 17, 12, dtype=torch.float64, requires_grad=True)
     with forward_pass(layer, generator=torch.Generator()) as routings:
@@ -235,7 +235,7 @@ def test_a_layer_that_ran_twice_is_not_repeated_wrongly():
         y.sum().backward()
 
 
-def test_the_parts_of_a_model_are_repeated_too():
+def test_passes_of_the_parts_of_a_model_are_repeated_too():
     model = model_of(Inheriting, noise_std=4.0)
 
     def differentiated():
@@ -253,7 +253,7 @@ def test_the_parts_of_a_model_are_repeated_too():
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_what_a_repetition_needs_lives_as_long_as_the_graph(reentrant):
+def test_the_state_for_a_repetition_lives_as_long_as_the_graph(reentrant):
     model = model_of(noise_std=4.0)
     model.set_grad_checkpointing()
     gc.collect()
@@ -266,19 +266,19 @@ def test_what_a_repetition_needs_lives_as_long_as_the_graph(reentrant):
     assert len(_TAPES) == before
 
 
-def test_the_logits_before_are_there_outside_a_forward_pass_too():
+def test_previous_logits_are_available_outside_a_model_pass_too():
     model = model_of(Inheriting).eval()
     with forward_pass(model) as routings:
         inside = model(IMAGES.double())
     assert inside.equal(model(IMAGES.double()))
     assert routings[-1].logits.requires_grad
-    # Another model's pass, and one that failed, leave nothing behind.
+    # The pass of another model and a failed pass leave nothing behind.
     with forward_pass(model_of()), pytest.raises(AssertionError):
         model(torch.zeros(1, 3, 8, 8).double())
     assert inside.equal(model(IMAGES.double()))
 
 
-def test_a_call_that_was_interrupted_leaves_nothing_behind():
+def test_an_interrupted_call_leaves_nothing_behind():
     model = model_of(Inheriting).eval()
     want = model(IMAGES.double())
 
@@ -297,7 +297,7 @@ def test_a_call_that_was_interrupted_leaves_nothing_behind():
     assert len(routings) == 4
 
 
-def test_a_nested_pass_leaves_the_outer_one_its_own():
+def test_a_nested_pass_does_not_affect_the_outer_one():
     model, other = model_of(noise_std=1.0), model_of()
     seen = []
     first = next(iter(moe_layers(model).values()))
@@ -314,7 +314,7 @@ def test_a_nested_pass_leaves_the_outer_one_its_own():
     assert not {id(routing) for routing in outer} & {id(routing) for routing in inner}
 
 
-def test_threads_have_passes_of_their_own():
+def test_threads_have_separate_passes():
     model = model_of(Stepping).eval()
     barrier = Barrier(2, timeout=60)
     model.blocks[2].register_forward_pre_hook(lambda *_: (barrier.wait(), None)[1])
@@ -338,7 +338,7 @@ def test_threads_have_passes_of_their_own():
                 torch.testing.assert_close(got, want)
 
 
-def test_copies_and_pickled_models_have_passes_of_their_own():
+def test_copies_and_pickled_models_have_separate_passes():
     model = model_of(Inheriting).eval()
     want = model(IMAGES.double())
     keys = list(model.state_dict())
@@ -350,11 +350,11 @@ def test_copies_and_pickled_models_have_passes_of_their_own():
         assert (len(routings), len(originals)) == (4, 0)
 
 
-# torch's compiler looks at what warns where it is looked at.
+# torch's compiler inspects objects that warn when inspected.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.slow
 @pytest.mark.parametrize("router", ["soft_moe", Inheriting])
-def test_a_compiled_model_routes_alike(router):
+def test_a_compiled_model_routes_the_same(router):
     model = model_of(router).eval()
     compiled = torch.compile(model, backend="aot_eager")
     with forward_pass(compiled) as routings:

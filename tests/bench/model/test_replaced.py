@@ -1,4 +1,4 @@
-"""An MLP is replaced exactly, or refused by name."""
+"""An MLP is replaced exactly, or named and refused."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ WIDTH, HIDDEN = 8, 12
 
 
 class Block(nn.Module):
-    """The least model with an MLP: tokens are the pixels of an image, channels last or first."""
+    """A minimal model with an MLP: tokens are the pixels of an image, channels last or first."""
 
     def __init__(self, mlp, channels_first=False):
         super().__init__()
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 def with_weights_of(layer, mlp):
-    """The layer with one expert, which has the weights of the MLP."""
+    """Give the only expert of a layer the weights of the MLP."""
     experts = layer.experts
     for number, linear in enumerate((mlp.fc1, mlp.fc2), 1):
         getattr(experts, f"weight{number}").data = linear.weight.detach().T.unsqueeze(0).clone()
@@ -51,7 +51,7 @@ def with_weights_of(layer, mlp):
 
 
 def replaced(mlp):
-    """A MoE layer of one expert in the MLP's place, with its weights."""
+    """Return an MoE layer of one expert in place of the MLP, with its weights."""
     size = mlp.fc1.in_features, 2, 2
     layer = moefy(Block(mlp), layers="all", num_experts=1, input_size=size).mlp
     assert isinstance(layer, MoELayer)
@@ -80,7 +80,7 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_activation_is_kept_with_its_settings(activation, bias):
+def test_an_mlps_activation_is_kept_with_its_settings(activation, bias):
     assert_replaced_exactly(Mlp(WIDTH, HIDDEN, act_layer=activation, bias=bias))
 
 
@@ -93,14 +93,14 @@ def test_factorised_experts_keep_the_activation_too(experts):
 
 
 class Square(nn.Module):
-    """An activation that nobody has told the bench of."""
+    """An activation that is unknown to the bench."""
 
     def forward(self, x):
         return x**2
 
 
 class Scaled(Mlp):
-    """Looks like timm's MLP, and does more."""
+    """Looks like timm's MLP but does more."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -138,7 +138,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("message", ODD)
-def test_an_odd_mlp_is_refused_by_name(message):
+def test_an_unusual_mlp_is_named_and_refused(message):
     mlp = ODD[message]()
     first = isinstance(getattr(mlp, "fc1", None), nn.Conv2d)
     block = Block(mlp, first)
@@ -188,7 +188,7 @@ csatv2 hiera_tiny_224 hieradet_small mixer_s32_224 mobilevit_xxs mvitv2_tiny nes
 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224 tnt_s_patch16_224
 twins_svt_small vit_tiny_patch16_224 samvit_base_patch16 volo_d1_224 xcit_nano_12_p8_224
 """
-"""One model of each family of timm in which each block's MLP can be replaced."""
+"""One model of each timm family in which every block's MLP can be replaced."""
 
 REFUSED = """
 caformer_s18 convnextv2_tiny efficientformer_l1 efficientformerv2_s0 eva02_tiny_patch14_224
@@ -196,11 +196,11 @@ fasternet_t0 fastvit_t8 focalnet_tiny_srf gemma4_vit_167m gmlp_s16_224 inception
 levit_128s lowformer_b0 maxvit_rmlp_pico_rw_256 nextvit_small pvt_v2_b0 tiny_vit_5m_224
 visformer_tiny vit_relpos_small_patch16_224
 """
-"""One of each in which some cannot."""
+"""One model of each family in which some cannot."""
 
 
 def mlps_of(name):
-    """Each kind of MLP in a model, with random weights; the rest of the model has none."""
+    """Yield each kind of MLP in a model, with random weights; the rest of the model has none."""
     with torch.device("meta"):
         model = timm.create_model(name)
     kinds = {repr(mlp): mlp for mlp in blocks_of(model).values()}
@@ -220,7 +220,7 @@ def test_the_mlps_of_a_family_are_replaced_exactly(name):
 
 
 @pytest.mark.parametrize("name", REFUSED.split())
-def test_the_mlps_of_a_family_are_refused_by_name_or_replaced_exactly(name):
+def test_the_mlps_of_a_family_are_named_and_refused_or_replaced_exactly(name):
     refused = []
     for mlp in mlps_of(name):
         try:
@@ -233,7 +233,7 @@ def test_the_mlps_of_a_family_are_refused_by_name_or_replaced_exactly(name):
     assert all("cannot replace a " in message for message in refused)
 
 
-def test_the_convnext_of_the_second_version_is_refused_whole():
+def test_convnext_v2_is_refused_as_a_whole():
     model = timm.create_model("convnextv2_tiny", depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
     before = list(model.state_dict())
     with pytest.raises(RequestError, match="a GlobalResponseNormMlp"):

@@ -19,7 +19,7 @@ def vit(**options):
 
 
 @pytest.mark.parametrize("router", ["softmax_token_choice", "soft_moe", "expert_race"])
-def test_their_outputs_are_added_to_the_routed_ones(router):
+def test_outputs_of_shared_experts_are_added_to_the_routed_ones(router):
     alone, shared = vit(router=router), vit(router=router, shared=2)
     x = torch.randn(3, 16, 24)
     for without, layer in zip(*(moe_layers(net).values() for net in (alone, shared)), strict=True):
@@ -31,7 +31,7 @@ def test_their_outputs_are_added_to_the_routed_ones(router):
         torch.testing.assert_close(layer(x), want, atol=1e-5, rtol=1e-4)
 
 
-def test_all_else_starts_as_without_them():
+def test_shared_experts_do_not_change_the_initialisation_of_the_rest():
     alone, shared = vit().state_dict(), vit(shared=1).state_dict()
     assert all(shared[name].equal(tensor) for name, tensor in alone.items())
     assert {name for name in shared if name not in alone} == {
@@ -41,7 +41,7 @@ def test_all_else_starts_as_without_them():
     }
 
 
-def test_no_routing_knows_them_and_the_flops_do():
+def test_shared_experts_count_in_the_flops_but_not_in_routings():
     x, flops = torch.randn(2, 3, 32, 32), []
     for net in (vit(), vit(shared=1), vit(shared=2)):
         with forward_pass(net) as routings:
@@ -54,6 +54,6 @@ def test_no_routing_knows_them_and_the_flops_do():
     assert two == pytest.approx(one, rel=0.02)
 
 
-def test_a_description_without_them_is_as_before():
+def test_a_description_without_shared_experts_is_as_before_the_setting():
     assert "shared" not in ExpertsConfig().model_dump()
     assert ExpertsConfig(shared=1).model_dump()["shared"] == 1

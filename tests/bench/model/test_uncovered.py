@@ -1,4 +1,4 @@
-"""A token that no expert takes passes through the residual exactly, and is counted."""
+"""A token that no expert takes passes unchanged through the residual, and is counted."""
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ COVERED = {
     *("soft_moe", "softmax_mixture", "attentive", "mumoe", "smear", "moce_ir", "mixer"),
     *("base", "top_p", "dselect_k"),
 }
-"""Routers that by their definition leave no token out."""
+"""Routers that leave no token out by definition."""
 
 
 def scarce(name, training):
-    """A layer with a third of the room that its tokens need, or a threshold that few pass."""
+    """Return a layer with a third of the required capacity, or a threshold that few tokens pass."""
     torch.manual_seed(3)
     layer = layer_of(name, experts=4, tokens=12, capacity_factor=0.3, expansion=12, top_k=1)
     for buffer, value in layer.router.named_buffers():
@@ -43,6 +43,6 @@ def test_an_uncovered_token_passes_through_and_is_counted(name, training):
     assert counts.coverage[0] == (~taken).sum()
     uncovered = {metric.name: metric.value for metric in counts.metrics()}["uncovered"]
     assert uncovered == (~taken).sum() / 24
-    # In evaluation DynMoE takes the best expert where none passes.
+    # In evaluation DynMoE takes the best expert if none passes.
     everywhere = name in COVERED or (name == "dynmoe" and not training)
     assert bool(taken.all()) == everywhere

@@ -1,4 +1,4 @@
-"""A backbone starts from a file's weights, and its last layer can be an MoE layer."""
+"""A backbone starts from the weights in a file, and its last layer can be an MoE layer."""
 
 import pytest
 import timm
@@ -30,7 +30,7 @@ OPTIONS = {
 
 @pytest.fixture
 def saved(tmp_path):
-    """Weights of a model for three channels and 7 classes, and the file that holds them."""
+    """Weights of a model for three channels and 7 classes, and their file."""
     torch.manual_seed(3)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7, **OPTIONS)
     save_file(model.state_dict(), tmp_path / "vit.safetensors")
@@ -53,7 +53,7 @@ def built(
     return trial_model(spec, DataShape((3, 16, 16), num_classes, 1))
 
 
-def test_the_backbone_is_the_files_and_the_head_an_moe_layer(saved):
+def test_the_backbone_comes_from_the_file_and_the_head_is_an_moe_layer(saved):
     model, file = saved
     ours = built(file)
     assert list(moe_layers(ours)) == ["head"]
@@ -107,12 +107,12 @@ def test_the_parameters_of_a_head_cannot_be_matched_by_a_wide_mlp():
         built(None, "dense_params")
 
 
-def test_mlp_experts_cannot_stand_in_for_a_linear_layer():
+def test_mlp_experts_cannot_replace_a_linear_layer():
     with pytest.raises(RequestError, match="experts 'mlp' cannot replace a linear layer; linear"):
         built(None, experts="mlp")
 
 
-def test_a_last_layer_that_fits_is_the_files_too(saved):
+def test_a_last_layer_that_fits_comes_from_the_file_too(saved):
     model, file = saved
     same = built(file, "dense", num_classes=7)
     torch.testing.assert_close(same.head.weight, model.head.weight)

@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 def tuned(
     tmp_path: Path, store: Store, datasets: Datasets
 ) -> Callable[..., dict[str, SearchResult]]:
-    """Tunes on the digits, in this process, and returns the results."""
+    """Tune on the digits in this process, and return the results."""
 
     def go(
         routers: list[str],
@@ -60,7 +60,7 @@ def tuned(
 def preset_of(
     routers: list[str], trials: int = 3, settings: dict[str, Any] | None = None, **tuning: Any
 ) -> Preset:
-    """The preset smoke without its parts, shortened."""
+    """Return a shortened preset smoke without its parts."""
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     preset = make_request(whole, routers=routers, settings=QUICK | (settings or {})).preset
     fields = preset.model_dump()

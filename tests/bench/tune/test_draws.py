@@ -1,4 +1,4 @@
-"""Draws of settings: what they depend on, and which trials are stopped early."""
+"""Draws of settings: what they depend on, and which trials are pruned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def search_of(contender: Contender, pruner: Any = "none", storage: Any = None) -
 
 
 def drawn(search: Search, trials: int, value: Callable[[dict[str, Any]], float]) -> list[Any]:
-    """The settings of so many trials whose accuracy is a function of them."""
+    """Return the settings of that many trials, whose accuracy is a function of them."""
     made = []
     for _ in range(trials):
         step = search.next()
@@ -39,14 +39,14 @@ def by_rate(settings: dict[str, Any]) -> float:
     return 1 - abs(settings["train.lr"] - 2e-3)
 
 
-def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
+def test_draws_depend_only_on_the_router_and_the_seed() -> None:
     both = contenders(preset_of(["dense", "softmax_token_choice"]), 0)
     (alone,) = contenders(preset_of(["softmax_token_choice"]), 0)
     (other,) = contenders(preset_of(["softmax_token_choice"]), 1)
     storage = InMemoryStorage()
     searches = [search_of(each, storage=storage) for each in both]
     together: list[list[Any]] = [[], []]
-    for _ in range(14):  # one after the other, as they may come; TPE learns from the 10th on
+    for _ in range(14):  # one after the other, in possible order; TPE learns from the 10th on
         for place, search in enumerate(searches):
             step = search.next()
             assert step is not None
@@ -55,7 +55,7 @@ def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
     assert drawn(search_of(alone), 14, by_rate) == together[1]
     assert drawn(search_of(other), 14, by_rate) != together[1]
     assert len({each["train.lr"] for each in together[1]}) == 14
-    # Two routers of one space do not draw the same either.
+    # Two routers with the same search space do not draw the same either.
     assert [each["train.lr"] for each in together[0]] != [each["train.lr"] for each in together[1]]
 
 
@@ -67,7 +67,7 @@ def test_draws_learn_from_the_trials_before_them() -> None:
     assert min(each["train.lr"] for each in up[20:]) > max(each["train.lr"] for each in down[20:])
 
 
-def test_a_draw_is_of_its_arguments_alone() -> None:
+def test_a_draw_depends_only_on_its_arguments() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender)
     drawn(search, 12, by_rate)
@@ -76,7 +76,7 @@ def test_a_draw_is_of_its_arguments_alone() -> None:
     assert again[0] == again[1] != draw(search.trials, contender.space, 8, pruner, "t/dense")
 
 
-def test_a_trial_under_way_goes_on_with_its_settings() -> None:
+def test_a_running_trial_continues_with_its_settings() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     storage = InMemoryStorage()
     begun = search_of(contender, storage=storage).next()
@@ -90,7 +90,7 @@ def test_a_trial_under_way_goes_on_with_its_settings() -> None:
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
-def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
+def test_a_pruner_stops_trials_that_are_worse_than_most(pruner: str) -> None:
     (contender,) = contenders(preset_of(["dense"], settings={"train.evaluations": 9}), 0)
     search = search_of(contender, pruner)
     stopped = []
@@ -110,7 +110,7 @@ def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
     assert search.trials[stopped[-1]].state == TrialState.PRUNED
 
 
-def test_what_was_stopped_is_pruned_also_where_it_was_faster() -> None:
+def test_a_stopped_trial_is_pruned_even_if_it_finished_first() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender, "median")
     step = search.next()
@@ -122,7 +122,7 @@ def test_what_was_stopped_is_pruned_also_where_it_was_faster() -> None:
     assert (trial.state, trial.value) == (TrialState.PRUNED, 0.25)
 
 
-def test_no_pruner_stops_nothing() -> None:
+def test_without_a_pruner_nothing_is_stopped() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender, "none")
     drawn(search, 8, lambda settings: 0.9)

@@ -1,4 +1,4 @@
-"""Where a router is searched."""
+"""The search space of a router."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.bench.tune.conftest import preset_of
 pytestmark = pytest.mark.slow
 
 
-def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets() -> None:
+def test_the_space_has_shared_ranges_and_the_routers_own_unless_set() -> None:
     preset = preset_of(["softmax_token_choice", "dense"], settings={"router.noise_std": 1.0})
     router, dense = contenders(preset, 0)
     assert set(router.space) == {"train.lr", "train.weight_decay", "router.batch_priority"}
@@ -30,7 +30,7 @@ def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets(
     assert batch_priority.choices == (False, True)
 
 
-def test_a_router_is_searched_in_the_ranges_of_its_affinity() -> None:
+def test_the_space_includes_the_ranges_of_the_affinity() -> None:
     path = "router.affinity_options.initial_scale"
     scale = FloatDistribution(1.0, 30.0, log=True)
     plain = preset_of(["soft_moe", "softmax_token_choice"]).model_copy(update={"router": {}})
@@ -40,7 +40,7 @@ def test_a_router_is_searched_in_the_ranges_of_its_affinity() -> None:
     names = {name for each in contenders(cosine, 0) for name in each.space}
     assert "router.affinity_options.temperature" in names
     assert path not in names
-    # What a preset gives is given, unless its own ranges name it.
+    # A value in a preset is fixed, unless the preset's ranges name it.
     sharp = plain.model_copy(update={"router": {"affinity_options": {"initial_scale": 10.0}}})
     assert path not in contenders(sharp, 0)[0].space
     ranges = {path: {"low": 1, "high": 30, "log": True}, "train.lr": {"low": 1e-3, "high": 1e-2}}
@@ -52,7 +52,7 @@ def test_a_router_is_searched_in_the_ranges_of_its_affinity() -> None:
     assert set(contenders(preset_of(["dense"], ranges=ranges), 0)[0].space) == {"train.lr"}
 
 
-def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
+def test_swept_or_given_settings_are_not_searched() -> None:
     preset = preset_of(["softmax_token_choice"])
     preset = preset.model_copy(update={"sweep": {"router.noise_std": (1.0, 0.0)}})
     (contender,) = contenders(preset, 0, {"train.lr"})
@@ -60,13 +60,13 @@ def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
     assert contender.preset.router["noise_std"] == 1.0  # the first value of the sweep
 
 
-def test_a_range_of_a_whole_number_holds_whole_numbers() -> None:
+def test_the_range_of_an_integer_has_only_integers() -> None:
     ranges = {"train.batch_size": {"low": 16, "high": 64, "log": True}}
     (contender,) = contenders(preset_of(["dense"], ranges=ranges), 0)
     assert contender.space["train.batch_size"] == IntDistribution(16, 64, log=True)
 
 
-def test_whether_a_number_is_whole_is_as_declared_whatever_the_preset_says() -> None:
+def test_the_declaration_decides_whether_a_number_is_an_integer() -> None:
     ranges = {"router.top_k": {"low": 1, "high": 3}, "router.noise_std": {"low": 0, "high": 1}}
     preset = preset_of(["softmax_token_choice"], ranges=ranges)
     preset = preset.model_copy(update={"router": {"noise_std": 1}})
@@ -75,7 +75,7 @@ def test_whether_a_number_is_whole_is_as_declared_whatever_the_preset_says() -> 
     assert contender.space["router.noise_std"] == FloatDistribution(0, 1)
 
 
-def test_a_shared_range_of_a_hyper_parameter_is_for_the_routers_that_have_it() -> None:
+def test_a_shared_range_applies_to_the_routers_that_have_the_hyper_parameter() -> None:
     lr, top_k = {"low": 1e-3, "high": 1e-2}, {"low": 1, "high": 3}
     preset = preset_of(["random", "dense"], ranges={"train.lr": lr, "router.top_k": top_k})
     random, dense = contenders(preset, 0)
@@ -83,10 +83,10 @@ def test_a_shared_range_of_a_hyper_parameter_is_for_the_routers_that_have_it() -
     assert set(dense.space) == {"train.lr"}
 
 
-def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
+def test_a_wrongly_declared_range_of_a_router_is_named() -> None:
     @register_router("backwards", family="token_choice")
     class Backwards(Router):
-        """Its range ends before it begins."""
+        """A router whose range ends before it begins."""
 
         temperature: float = hyper(0.5, "Of it.", tune=Range(2.0, 0.1))
 
@@ -128,7 +128,7 @@ def test_a_range_that_fits_no_setting_is_refused(ranges: Any, message: str) -> N
 @pytest.mark.parametrize(
     "where", [{"low": 2.0, "high": 1.0}, {"low": 0.0, "high": 1.0, "log": True}, {"options": []}]
 )
-def test_a_range_that_is_none_is_refused(where: Any) -> None:
+def test_an_invalid_range_is_refused(where: Any) -> None:
     with pytest.raises(RequestError, match=r"tune\.ranges"):
         preset_of(["dense"], ranges={"train.lr": where})
 

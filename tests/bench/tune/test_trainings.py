@@ -1,4 +1,4 @@
-"""The trainings of a tuning: the same chance for each router, whatever happens meanwhile."""
+"""The trainings of a tuning: the same chances for each router, whatever happens."""
 
 from __future__ import annotations
 
@@ -29,31 +29,33 @@ from tests.bench.tune.conftest import preset_of
 pytestmark = pytest.mark.slow
 
 
-def test_a_tuning_trains_each_router_as_often_and_keeps_the_best(tuned, store, tmp_path) -> None:
+def test_a_tuning_trains_each_router_equally_often_and_keeps_the_best(
+    tuned, store, tmp_path
+) -> None:
     result = tuned(["softmax_token_choice", "dense"], 3)
     assert {name: (each.trials, each.done) for name, each in result.items()} == {
         "softmax_token_choice": (3, 3),
         "dense": (3, 3),
     }
     rows = trials_frame(store, "t").set_index("trial")
-    assert list(rows["seed"].unique()) == [SEED]  # that no training of a study has
+    assert list(rows["seed"].unique()) == [SEED]  # which no training of a study has
     for name, each in result.items():
         assert each.best == max(value for value in each.values if value is not None)
         assert rows.loc[each.training, "router"] == name
         outcome = read_outcome(tmp_path / "trials" / str(each.training)[:16])
         assert [p.value for p in outcome.history if p.name == "val_top1"][-1] == each.best
-        assert len(outcome.snapshots) == 1  # no weights but the last stay
+        assert len(outcome.snapshots) == 1  # only the last weights are kept
     assert (tmp_path / FILE).exists()
-    assert measurements_frame(store, "t").empty  # no suite looked at the test split
+    assert measurements_frame(store, "t").empty  # no suite used the test split
 
 
-def test_a_router_is_tuned_the_same_whoever_else_is(tuned, tmp_path) -> None:
+def test_the_tuning_of_a_router_does_not_depend_on_other_routers(tuned, tmp_path) -> None:
     together = tuned(["dense", "softmax_token_choice"], 2)
     alone = tuned(["softmax_token_choice"], 2, home=tmp_path / "alone")
     assert alone["softmax_token_choice"] == together["softmax_token_choice"]
 
 
-def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned) -> None:
+def test_a_finished_tuning_does_nothing_and_can_be_extended_with_more_trials(tuned) -> None:
     first = tuned(["dense"], 2)["dense"]
     events: list[Event] = []
     assert tuned(["dense"], 2, on_event=events.append)["dense"] == first
@@ -63,7 +65,7 @@ def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned
 
 
 def test_the_best_settings_train_on_more_seeds_and_their_mean_decides(tuned, store) -> None:
-    """Of 4 settings the best 2 go on, to 3 seeds: 4 + 2 · 2 trainings of each router."""
+    """The best 2 of 4 settings go on to 3 seeds: 4 + 2 · 2 trainings of each router."""
     result = tuned(["softmax_token_choice", "dense"], 4, seeds=3)
     rows = trials_frame(store, "t").set_index("trial")
     for name, each in result.items():
@@ -83,11 +85,11 @@ def test_the_best_settings_train_on_more_seeds_and_their_mean_decides(tuned, sto
         assert set(rows.loc[list(each.trainings), "router"]) == {name}
 
 
-def test_more_settings_and_more_seeds_add_to_a_tuning(tuned) -> None:
+def test_a_tuning_can_be_extended_by_settings_and_seeds(tuned) -> None:
     first = tuned(["dense"], 4, seeds=3)["dense"]
     more = tuned(["dense"], 7, seeds=3)["dense"]
     assert more.values[:4] == first.values
-    # 3 of 7 settings go on; the 2 that were chosen of 4 keep their places.
+    # 3 of 7 settings go on; the 2 chosen from 4 keep their places.
     assert more.count_trainings == 7 + 3 * 2
     kept = {n for n, one in enumerate(first.tried) if len(one.values) == 3}
     assert kept < {n for n, one in enumerate(more.tried) if len(one.values) == 3}
@@ -95,8 +97,8 @@ def test_more_settings_and_more_seeds_add_to_a_tuning(tuned) -> None:
     assert longer.count_trainings == more.count_trainings + 2
 
 
-def test_a_tuning_that_was_begun_with_one_seed_goes_on_with_more() -> None:
-    """What Optuna kept then says nothing of settings and seeds: each trial is a setting."""
+def test_a_tuning_begun_with_one_seed_can_continue_with_more() -> None:
+    """Optuna's records of that time do not mention settings and seeds: each trial is a setting."""
     (contender,) = contenders(preset_of(["dense"]), 0)
     storage = InMemoryStorage()
     before = optuna.create_study(storage=storage, study_name="t/dense", direction="maximize")
@@ -120,7 +122,7 @@ def test_a_tuning_that_was_begun_with_one_seed_goes_on_with_more() -> None:
     assert further == [(2e-3, 1), (3e-3, 1)]
 
 
-def test_no_training_on_a_further_seed_is_stopped() -> None:
+def test_trainings_on_further_seeds_are_not_pruned() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = Search(InMemoryStorage(), "t", contender, TuneConfig(trials=8, seeds=2))
     while (step := search.next()) is not None:
@@ -133,7 +135,7 @@ def test_no_training_on_a_further_seed_is_stopped() -> None:
 
 
 def test_pruning_ends_a_training_early(tuned, store) -> None:
-    """A rate of next to nothing leaves the model where it began."""
+    """A tiny learning rate leaves the model where it began."""
     ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
     settings = {"train.epochs": 2.0, "train.evaluations": 4}
     events: list[Event] = []
@@ -155,7 +157,7 @@ def test_pruning_ends_a_training_early(tuned, store) -> None:
         assert max(e.step for e in events if isinstance(e, Progress) and e.task == task) < whole
 
 
-def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None:
+def test_a_worker_stops_a_training_on_request(store, datasets, tmp_path) -> None:
     ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
     settings = {"train.epochs": 2.0, "train.evaluations": 4}
     preset = preset_of(["dense"], 9, settings, ranges=ranges, pruner="median")
@@ -166,18 +168,18 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
     assert result.pruned > 0
     rows = trials_frame(store, "t")
     pruned = rows[rows["status"] == "pruned"]
-    assert len(pruned) <= result.pruned  # its process may have come to its end before it heard
-    for trial in pruned["trial"]:  # nothing is kept to go on from
+    assert len(pruned) <= result.pruned  # its process may have finished before the request arrived
+    for trial in pruned["trial"]:  # no state is kept to resume from
         assert not (tmp_path / "trials" / trial[:16] / "resume.safetensors").exists()
     assert (result.trials, result.done + result.pruned) == (9, 9)
-    # What the in-process hands stop, workers stop too.
+    # Workers stop the same trainings as the executor in this process.
     home = tmp_path / "here"
     with open_store(home / "bench.db") as other:
         tune(Tuning("t", preset), other, home, datasets, lambda event: None, RunOptions(jobs=0))
         assert search_results(other, "t")["dense"] == result
 
 
-def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
+def test_a_failed_trial_counts_as_a_trial(tuned, exploding, store) -> None:
     ranges = {"train.lr": {"low": 1e-3, "high": 1e-2}}
 
     def on_event(event: Event) -> None:
@@ -190,7 +192,7 @@ def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
     assert list(trials_frame(store, "t")["status"]) == ["done", "failed", "done"]
 
 
-def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> None:
+def test_incompatible_settings_fail_only_their_trial(tuned, store) -> None:
     """512 times the slots take more FLOPs than the dense model, whatever the experts' width."""
     ranges = {"router.capacity_factor": {"options": [1.0, 512.0]}}
     events: list[Event] = []
@@ -206,7 +208,7 @@ def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> N
     assert len(trials_frame(store, "t")) == each.done
 
 
-def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
+def test_an_interrupted_tuning_resumes(tuned, tmp_path) -> None:
     whole = tuned(["dense"], 3, home=tmp_path / "whole")
 
     def on_event(event: Event) -> None:
@@ -217,7 +219,9 @@ def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
     assert tuned(["dense"], 3) == whole
 
 
-def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeypatch) -> None:
+def test_a_trial_killed_after_the_decision_to_prune_it_stays_pruned(
+    tuned, store, monkeypatch
+) -> None:
     settings = {"train.epochs": 2.0, "train.evaluations": 4}
     asked = {
         "ranges": {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}},
@@ -231,7 +235,7 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
         raise Killed
 
     with monkeypatch.context() as patched:
-        # The process ends after the decision and before anything of it is written down.
+        # The process ends after the decision and before any of it is recorded.
         patched.setattr("bench.execute.jobs.JobStore.prune_training", killed)
         with pytest.raises(Killed):
             tuned(["dense"], 9, pruner="median", **asked)
@@ -243,7 +247,7 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
     assert result.pruned > 0
 
 
-def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
+def test_a_tuning_can_only_continue_with_its_original_request(tuned) -> None:
     tuned(["dense"], 1)
     for changes, message in (
         ({"seed": 1}, r"seed is 1000001, was 1000000"),
@@ -257,8 +261,8 @@ def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
             tuned(["dense"], 2, **changes)
 
 
-def test_tunings_at_once_share_the_trainings(tuned, store, datasets, tmp_path) -> None:
-    """Two runs with workers of their own: the result is that of one alone."""
+def test_simultaneous_tunings_share_the_trainings(tuned, store, datasets, tmp_path) -> None:
+    """Two runs with separate workers give the result of one alone."""
     routers = ["soft_moe", "dense"]
     preset, starts = preset_of(routers, 4, seeds=2), list[str]()
 

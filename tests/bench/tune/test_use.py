@@ -1,4 +1,4 @@
-"""What a tuning came to, used by a run; whole commands."""
+"""Runs that use the results of a tuning, in whole commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_run_takes_what_was_found_for_each_router(tuned, store, datasets) -> None:
+def test_a_run_uses_the_settings_tuned_for_each_router(tuned, store, datasets) -> None:
     result = tuned(["softmax_token_choice", "dense"], 2)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     asked = make_request(whole, routers=["softmax_token_choice", "dense"], seeds=2, settings=QUICK)
@@ -40,13 +40,13 @@ def test_a_run_takes_what_was_found_for_each_router(tuned, store, datasets) -> N
         assert spec.train.lr == settings["train.lr"]
         options = {f"router.{name}": value for name, value in spec.router.options.items()}
         assert {**options, **settings} == {**settings, **options}
-        assert planned.label == spec.router.name  # found values set nothing apart
+        assert planned.label == spec.router.name  # tuned values do not split conditions
     record = request.record()["tuned"]["dense"]
     assert record["settings"] == result["dense"].settings
     assert (record["trials"], list(record["values"])) == (2, list(result["dense"].values))
 
 
-def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> None:
+def test_a_run_refuses_untuned_routers_and_settings_given_twice(tuned, store) -> None:
     tuned(["dense"], 1)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     with pytest.raises(RequestError, match=r"no result for random; run `python bench\.py tune"):
@@ -73,15 +73,15 @@ def setting_result(*values: float) -> SettingResult:
         ([(0.9, 0.5, 0.5), (0.8, 0.8), (0.7,), (0.6,)], True),
     ],
 )
-def test_a_tuning_that_was_interrupted_between_its_rungs_is_known(tried, between) -> None:
-    """Otherwise the only setting on a second seed would win, whatever it reached there."""
+def test_a_tuning_interrupted_between_rungs_is_recognised_as_incomplete(tried, between) -> None:
+    """Otherwise the only setting on a second seed would win, whatever its result."""
     results = tuple(setting_result(*values) for values in tried)
     values = tuple(each.values[0] for each in results)
     result = SearchResult(4, 4, 0, 0, values, 0.9, 1, {}, None, (), results, None, 0.0)
     assert is_between_rungs(result) == between
 
 
-def test_a_run_refuses_a_tuning_that_was_interrupted(tuned, store, monkeypatch) -> None:
+def test_a_run_refuses_an_interrupted_tuning(tuned, store, monkeypatch) -> None:
     tuned(["dense"], 1)
     monkeypatch.setattr(best_settings, "is_between_rungs", lambda result: True)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
@@ -89,7 +89,7 @@ def test_a_run_refuses_a_tuning_that_was_interrupted(tuned, store, monkeypatch) 
         with_tuned(make_request(whole, routers=["dense"]), store, "t")
 
 
-def test_a_run_before_any_tuning_is_told_the_command(tmp_path, capsys) -> None:
+def test_a_run_before_any_tuning_names_the_command_to_tune(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["run", "--tuned", "--preset", "smoke", "--home", str(tmp_path / "new")])
     assert "nothing was tuned yet" in (printed := capsys.readouterr().err)
@@ -97,7 +97,7 @@ def test_a_run_before_any_tuning_is_told_the_command(tmp_path, capsys) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_what_is_found_for_one_router_changes_no_other() -> None:
+def test_settings_tuned_for_one_router_do_not_affect_others() -> None:
     preset = preset_of(["dense", "softmax_token_choice"])
     changed = preset.model_copy(update={"tuned": {"dense": {"train.lr": 0.5}}})
     (dense, *_), (before, *_) = trial_specs(changed), trial_specs(preset)
@@ -112,7 +112,7 @@ def bench(*arguments: str) -> int:
     return int(left.value.code or 0)
 
 
-def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
+def test_tune_and_run_tuned_work_as_commands(tmp_path, capsys) -> None:
     home = ("--home", str(tmp_path), "--jobs", "0")
     ours = ("--preset", str(own_preset(tmp_path)))
     assert bench("run", *ours, *home, "--tuned") == 2
@@ -125,7 +125,7 @@ def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
     assert "Tuning was not equal: 5 for Dense; 4 for Softmax Token Choice (trainings)" in report
     assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
     assert "train.lr is set, but was also tuned" in capsys.readouterr().err
-    # What is shown where no study is named is no tuning.
+    # A tuning is not shown if no study is named.
     assert bench("tune", *ours, *home, "--trials", "3") == 0
     capsys.readouterr()
     assert bench("status", "--home", str(tmp_path)) == 0
@@ -148,12 +148,12 @@ def own_preset(folder: Path) -> Path:
 
 
 def asked_of(home: Path) -> list[str]:
-    """A tuning in workers."""
+    """Start a tuning in workers."""
     asked = ["tune", "--preset", str(own_preset(home)), "--set", "train.epochs=1"]
     return [*asked, "--home", str(home), "--jobs", "2", "--save-every", "0"]
 
 
-def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys) -> None:
+def test_a_killed_tuning_ends_like_an_undisturbed_one(tmp_path, capsys) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert bench(*asked_of(whole)) == 0
     process = subprocess.Popen(
@@ -165,7 +165,7 @@ def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys) -> No
     )
     end = time.monotonic() + 120
     assert process.stdout is not None
-    for line in process.stdout:  # in the middle of a router's first training on its second seed
+    for line in process.stdout:  # in the middle of a router's first training on a second seed
         assert time.monotonic() < end
         if line.startswith(("3/8", "7/8")) and "training" in line:
             break

@@ -1,4 +1,4 @@
-"""Writes a small database of today's schema beside this file, as SQL, to be upgraded ever after.
+"""Write a small database of the current schema beside this file, as SQL for upgrade tests.
 
 Run once for each new schema revision: `python tests/results/databases/make.py`.
 """
@@ -27,7 +27,7 @@ DESCRIPTION = {
 
 
 def fill(file: Path) -> None:
-    """One row at least in every table."""
+    """Add at least one row to every table."""
     with open_store(file) as store:
         machine = store.machine(Machine("node1", "Linux", "EPYC", 2, 1, 2**33))
         code = store.code_version(CodeVersion("0123abcd", False, "3.11.7", {"torch": "2.6.0"}))
@@ -41,7 +41,7 @@ def fill(file: Path) -> None:
         layer = store.layers([Subject("l1", DESCRIPTION, components=[router])])[0]
         store.add_trial_to_study(study, trial)
         store.add_layer_to_study(study, layer)
-        # Not of this machine, so that the file says nothing of it.
+        # Not this machine, so that the file reveals nothing about it.
         run = store.start_run(study, Run("node1", 77, 1.5e9, "run --preset tiny", jobs=2))
         store.lease(run, layer_id=layer)
         attempt = store.begin_attempt(trial, machine, code, "logs/1.txt")
