@@ -169,7 +169,7 @@ def router_sources(store: Store, study: str) -> dict[str, str]:
         .order_by(TrialRow.id)
     )
     with store.reading() as session:
-        return dict(session.execute(query).tuples().all())
+        return dict(session.execute(query).all())
 
 
 def _check_study(store: Store, study: str | None) -> None:
