@@ -16,7 +16,7 @@ import yaml
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_LONE = re.compile("[\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 MOST_NAMES = 8
 """Largest number of entries that a text names."""
@@ -59,16 +59,18 @@ def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def readable(text: str) -> str:
-    r"""Return `text` with lone surrogates escaped: `caf\xe9`.
+    r"""Return `text` with lone surrogates and NUL escaped: `caf\xe9`.
 
     Python decodes an invalid byte of a file name as a surrogate, which cannot be encoded again.
+    PostgreSQL stores no NUL.
     """
-    return text if text.isascii() else _LONE.sub(_escape, text)
+    return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    byte = code == 0 or 0xDC80 <= code <= 0xDCFF
+    return f"\\x{code & 0xFF:02x}" if byte else f"\\u{code:04x}"
 
 
 def fault_of(name: str) -> str:

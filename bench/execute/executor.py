@@ -83,12 +83,13 @@ class LocalExecutor:
             on_event,
             stop=lambda: self._job_stops or self._run_stops(),
         )
-        result: Result | WorkerFailure
+        result: Result | WorkerFailure = WorkerFailure(AttemptStatus.INTERRUPTED, "it did not end")
         try:
             result = do_job(assignment, context)
         except StoppedWaiting as stopped:
             result = WorkerFailure(AttemptStatus.INTERRUPTED, str(stopped))
-        self._finished.append((slot, result))
+        finally:  # after an error too, or the job would seem to be at work
+            self._finished.append((slot, result))
 
     def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
         finished, self._finished = self._finished, []

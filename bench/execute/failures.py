@@ -151,7 +151,8 @@ def remedy(spec: TrialSpec, datasets: Datasets) -> str:
     reason = None
     # If the model cannot be built now for lack of memory, the next run refuses it if necessary.
     with suppress(Exception):
-        reason = why_not_cut(spec, trial_model(spec, datasets.get(spec.data)), parts)
+        model = trial_model(spec, datasets.get(spec.data))
+        reason = why_not_cut(spec, model, parts * spec.train.ranks)
     if reason:
         return f"train.micro_batches = {parts} would change what is computed: {reason}"
     return f"--set train.micro_batches={parts} trains each batch in {parts} parts"

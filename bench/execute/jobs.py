@@ -97,10 +97,12 @@ class Result:
     Attributes:
         status: status of the training; None if there was none.
         leave: why the whole run should end, if it should.
+        cut: whether it was asked to stop before the last suite.
     """
 
     status: str | None = None
     leave: str | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)

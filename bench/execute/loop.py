@@ -70,6 +70,7 @@ class _Active:
 
     Attributes:
         lease: id of the row of the job's lease.
+        measured: the suites that have ended.
         pruned: why this training alone was asked to stop; None if it was not.
         progress: the last state of the training or measurement, which `status` shows.
     """
@@ -79,6 +80,7 @@ class _Active:
     assignment: Assignment
     began: float = field(default_factory=time.perf_counter)
     measuring: PlannedSuite | None = None
+    measured: set[str] = field(default_factory=set)
     pruned: str | None = None
     progress: dict[str, Any] = field(default_factory=dict)
 
@@ -163,8 +165,9 @@ class JobLoop:
                 due = active.assignment.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
                 active.progress = {"doing": name, "since": time.time()}
-            case events.Measured():
+            case events.Measured(_, name):
                 active.measuring = None
+                active.measured.add(name)
         self._emit(event)
 
     def _fill(self, slot: int) -> None:
@@ -230,7 +233,8 @@ class JobLoop:
             if status != AttemptStatus.DONE:
                 self._emit(events.Ended(task, status, seconds, error))
                 return status
-        suite = suite or next(iter(assignment.job.due), None)
+        due = (each for each in assignment.job.due if each.name not in active.measured)
+        suite = suite or next(due, None)
         if suite is None:
             return status
         # A measurement that was stopped from outside is still due and has no result.

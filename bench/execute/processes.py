@@ -17,7 +17,7 @@ from bench.config import TrialSpec
 from bench.data import SharedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
-from bench.execute.events import OnEvent, Waiting
+from bench.execute.events import Ended, OnEvent, Waiting
 from bench.execute.failures import Check
 from bench.execute.fork_server import fork_server, forked, how_it_ended
 from bench.execute.jobs import Assignment, Result, WorkerFailure
@@ -165,16 +165,22 @@ class ProcessExecutor:
                 busy.since = None
             elif busy.since is None:
                 busy.since = time.monotonic()
-            if not isinstance(message, int):
-                busy.on_event(message)
-                continue
+            match message:
+                case int():
+                    pass
+                case Ended(_, AttemptStatus.INTERRUPTED) if busy.late:
+                    continue  # it is recorded as timed out
+                case _:
+                    busy.on_event(message)
+                    continue
             busy.pid = message
             if self._stopping:
                 busy.signal(signal.SIGTERM)
 
     def _outcome(self, busy: _Busy) -> Result | WorkerFailure:
         outcome = _outcome_of(busy.future, self._stopping)
-        if busy.late and outcome.status != AttemptStatus.DONE:
+        ended = isinstance(outcome, Result) and not outcome.cut
+        if busy.late and not (ended and outcome.status in (None, AttemptStatus.DONE)):
             error = f"it took longer than {self._timeout:g} s (--timeout)"
             return WorkerFailure(AttemptStatus.TIMED_OUT, error)
         return outcome

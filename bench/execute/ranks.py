@@ -5,6 +5,7 @@ but a worker must let them save; `torch.multiprocessing` passes errors on as tex
 status depends on their type.
 """
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -78,6 +79,8 @@ def train_rank(
         channel: the first rank sends its events there, and stops when it receives something there;
             None for the other ranks.
     """
+    # A cluster may send SIGTERM to all processes: the worker alone passes the request to stop on.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     device = begin_process(assignment.log, assignment.device, run.plugin_hashes)
     if device.type == "cuda":
         device = torch.device("cuda", rank)

@@ -8,6 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -129,8 +130,7 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
             spec = job.planned.spec
             dataset = context.datasets.get(spec.data)
             layer = partial(LayerOfTrial, spec, dataset, context.device)
-            _measure(job, layer, context, layer_id=assignment.row)
-            return Result()
+            return Result(cut=not _measure(job, layer, context, layer_id=assignment.row))
         result, done = Result(), job.decision.attempt
         if job.decision.train:
             assert assignment.attempt is not None
@@ -139,7 +139,7 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
             done = context.store.attempt(assignment.attempt)
         if done is not None and done.status == AttemptStatus.DONE:
             subject = partial(trained_trial, job.planned.spec, done, context)
-            _measure(job, subject, context, attempt_id=done.id)
+            result = replace(result, cut=not _measure(job, subject, context, attempt_id=done.id))
         return result
 
 
@@ -201,15 +201,15 @@ def _measure(
     *,
     attempt_id: int | None = None,
     layer_id: int | None = None,
-) -> None:
+) -> bool:
     """Measure a subject, made when it is first needed, with the suites that are due, one row each.
 
-    If the job is asked to stop, the remaining suites do not begin.
+    If the job is asked to stop, the remaining suites do not begin, and it returns False.
     """
     subject = cache(subject)
     for suite in job.due:
         if context.stop():
-            return
+            return False
         context.emit(Measuring(job.task, suite.name))
         result = run_suite(suite.name, suite.options, subject)
         context.store.record_measurement(
@@ -223,3 +223,4 @@ def _measure(
             **vars(result),
         )
         context.emit(Measured(job.task, suite.name, result.status, result.seconds, result.error))
+    return True
