@@ -49,6 +49,21 @@ def test_each_router_with_several_kinds_of_experts_has_a_row(study):
     assert table.cell(0, "flops_saved").value == pytest.approx(0.395)
 
 
+def test_flops_are_saved_relative_to_the_plain_router_under_the_same_condition(lab, store):
+    made = lab(suites=("accuracy",))
+    conditions = [{"capacity_factor": factor} for factor in (1, 2)]
+    made.study_of({"soft_moe": [0.8], "softmax_token_choice": [0.75]}, conditions)
+    for row in load_study(store).trials.itertuples():
+        plain = 100 * float(row.entry.condition.mapping["router.capacity_factor"])
+        value = plain if row.entry.system.router == kinds.PLAIN else 0.75 * plain
+        origin = ("accuracy", {"n": 2}, "accuracy", made.machine_ids[0], made.code)
+        flops = Metric("flops_per_image", value)
+        store.record_measurement(*origin, attempt_id=int(row.attempt), metrics=[flops])
+    study = load_study(store)
+    saved = [kinds.saved(study, e).value for e in study.entries if e.label == "soft_moe"]
+    assert saved == [0.25, 0.25]
+
+
 def test_there_is_one_panel_per_layer_with_one_stacked_bar_per_class(study):
     (drawing,) = kinds.draw(study)
     first, second = drawing.figure.axes

@@ -66,6 +66,12 @@ def test_values_repeated_by_every_seed_count_as_one_measurement():
     assert three == one
 
 
+def test_a_seed_with_fewer_values_of_x_shifts_no_exponent():
+    x, y = [4.0, 8.0, 16.0, 16.0], [1.0, 0.7, 0.5, 0.25]
+    law = power_law(x, [0, 0, 0, 1], y)
+    assert law.exponent == pytest.approx(stats.linregress(np.log(x[:3]), np.log(y[:3])).slope)
+
+
 def test_too_few_points_and_numbers_without_logarithm_are_refused():
     with pytest.raises(ValueError, match="no fit: 2 values of x, and 3 are needed"):
         power_law([1, 2, 1, 2], [0, 0, 1, 1], [1, 2, 3, 4])
