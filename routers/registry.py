@@ -125,9 +125,9 @@ class Registry:
 
     def get(self, name: str) -> Entry:
         """Return the component of that name, or raise `RequestError` with the nearest names."""
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise RequestError(
-                f"no {self.kind} {self._is} named {name!r}{unknown(name, self._entries)}"
+                f"no {self.kind} {self._is} named {name!r}{unknown(str(name), self._entries)}"
             )
         return self._entries[name]
 

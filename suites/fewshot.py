@@ -68,7 +68,7 @@ class FewShot(Suite[TrialSubject]):
         largest = []
         for data in self.data:
             train, test = (LabelledFeatures(*subject.features(data, s)) for s in ("train", "test"))
-            for shots in self.shots:
+            for shots in sorted(self.shots):  # the largest number is the last
                 tops = [
                     ridge_accuracy(train.drawn(shots, seed), test, shots)
                     for seed in range(self.draws)

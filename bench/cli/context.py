@@ -83,7 +83,10 @@ class Place:
 
     def has_store(self) -> bool:
         """Tell whether there is a database to read."""
-        return "://" in self.database or Path(self.database).exists()
+        from results.connect import resolve
+
+        url = resolve(self.database)
+        return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
 
     def load(self, *, watch: bool = False) -> None:
         """Register everything: built-in components, installed plugins, the user's own files.
@@ -179,7 +182,8 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 def _database(text: str) -> str:
     """Return the path or URL of `--db`; a path may begin with `~`."""
-    file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
+    scheme, _, file = text.rpartition("://")
+    file = file.removeprefix("/") if scheme.startswith("sqlite") else text
     if file in ("", ":memory:"):
         raise typer.BadParameter(
             f"--db {text} is in memory and would be lost at exit: name a file, as in --db my.db"

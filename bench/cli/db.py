@@ -164,8 +164,8 @@ def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
             yield f"tuning {tuning} of {router}: {new} from {merged.source}"
     for tuning in merged.missing:
         yield from wrapped(
-            f"left out the settings of tuning {tuning}: {merged.source} has no tuning.db beside "
-            "it; copy that file there, and merge again"
+            f"left out the settings of tuning {tuning}: {merged.source} has no tuning beside "
+            "it; copy its tuning.db there, and merge again"
         )
 
 

@@ -80,6 +80,8 @@ def doctor(place: Place, device: Device = None, quick: Quick = False, out: Out =
     if device is not None:
         doctor_device(place, device, quick, out)
         return
+    if quick or out is not None:
+        raise typer.BadParameter("--quick and --out belong to --device")
     findings = diagnose(place.home, place.database, place.plugins)
     print_table(render(findings))
     if any(finding.status == "fail" for _, finding in findings):

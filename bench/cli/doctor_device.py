@@ -82,10 +82,12 @@ def doctor_device(place: Place, name: DeviceName, quick: bool, out: Path | None)
             "`python bench.py doctor` says why, and --device cpu runs the same examination on the "
             "CPU"
         )
+    file = out or place.home / f"device-{name}.md"
+    if file.is_dir():
+        raise RequestError(f"--out {file} is a folder; name a file in it, as {file / file.name}.md")
+    file.parent.mkdir(parents=True, exist_ok=True)
     place.load()
     report = examine(name, quick, lambda line: print(line, file=sys.stderr))
-    file = out or place.home / f"device-{name}.md"
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(markdown(report), encoding="utf-8")
     for fault in report.faults:
         print(fault)

@@ -59,6 +59,9 @@ def _listed(names: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
+SweptValues = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
 class PresetPart(Config):
     """A part of a study with settings of its own."""
 
@@ -66,7 +69,7 @@ class PresetPart(Config):
     """The part's routers; None for the preset's."""
     set: Options = Field(default={})
     """Path -> value; these override the preset's settings and its sweep."""
-    sweep: dict[str, tuple[Any, ...]] = Field(default={})
+    sweep: dict[str, SweptValues] = Field(default={})
     """Path -> values that this part sweeps over, in all combinations."""
     parent: ParentConfig | None = None
 
@@ -96,7 +99,7 @@ class Preset(Config):
     compute: ComputeConfig = ComputeConfig()
     suites: dict[str, Options] = Field(default={})
     """The suites to measure, each with its options."""
-    sweep: dict[str, tuple[Any, ...]] = Field(default={})
+    sweep: dict[str, SweptValues] = Field(default={})
     """Path -> values to sweep over, in all combinations."""
     parts: tuple[PresetPart, ...] = ()
     """Parts of the study; empty if it has only one."""

@@ -40,6 +40,10 @@ def require_model(name: str) -> None:
         raise RequestError(
             f"timm has no model {name!r}; available: {', '.join(close) or 'none near'}"
         )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag of pretrained weights that does not exist
+        raise RequestError(f"timm's {name!r}: {error}") from None
 
 
 def dense_model(model: ModelConfig, *, in_chans: int, num_classes: int, seed: int) -> nn.Module:

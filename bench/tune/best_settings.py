@@ -66,11 +66,15 @@ def _reached(setting: SettingResult) -> Tried:
     return Tried(setting.scores, setting.status == AttemptStatus.DONE)
 
 
-def is_between_rungs(result: SearchResult) -> bool:
-    """Tell whether some settings have begun on further seeds while others have yet to follow."""
+def is_unfinished(result: SearchResult, trials: int = 0, seeds: int = 0) -> bool:
+    """Tell whether settings are left to try, or to train on further seeds.
+
+    Args:
+        trials, seeds: those that were asked for, if that is known; else those that were reached.
+    """
     tried = list(map(_reached, result.tried))
-    seeds = max((len(each.values) for each in tried), default=0)
-    return next_training(tried, len(tried), seeds) is not None
+    reached = max((len(each.values) for each in tried), default=0)
+    return next_training(tried, max(len(tried), trials), max(reached, seeds)) is not None
 
 
 def _setting(trials: Sequence[FrozenTrial], attempts: Attempts) -> SettingResult:
@@ -116,10 +120,14 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
             f"--study {study} --routers {','.join(missing)}` with the same --preset"
         )
     tuned = {name: results[name] for name in routers}
-    if begun := [name for name, each in tuned.items() if is_between_rungs(each)]:
+    requests = {each.name: each.request for each in store.studies()}
+    asked = requests.get(study, {}).get("preset", {}).get("tune", {})
+    wanted = asked.get("trials", 0), asked.get("seeds", 0)
+    if begun := [name for name, each in tuned.items() if is_unfinished(each, *wanted)]:
         raise RequestError(
-            f"tuning {study!r} of {', '.join(begun)} was interrupted before its best settings had "
-            "all their seeds: run the same `tune` command again to finish it"
+            f"tuning {study!r} of {', '.join(begun)} was interrupted before all its settings had "
+            "been tried, and the best on all their seeds: run the same `tune` command again to "
+            "finish it"
         )
     preset = request.preset
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}

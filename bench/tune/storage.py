@@ -16,6 +16,8 @@ from results import StoreError
 from results.connect import BUSY_SECONDS
 
 FILE, SCHEMA = "tuning.db", "tuning"
+USUAL = "bench.db"
+"""The name of a database of results whose tuning is in `FILE`."""
 
 
 @contextmanager
@@ -49,8 +51,12 @@ def has_tuning(engine: Engine) -> bool:
 
 
 def file_of(engine: Engine) -> Path:
-    """Return the file of the tuning that belongs to a SQLite file of results."""
-    return Path(str(engine.url.database)).parent / FILE
+    """Return the file of the tuning that belongs to a SQLite file of results.
+
+    Each of several databases in a folder has its own: `all.tuning.db` beside `all.db`.
+    """
+    file = Path(str(engine.url.database))
+    return file.with_name(FILE if file.name == USUAL else f"{file.stem}.{FILE}")
 
 
 def _opened(engine: Engine) -> RDBStorage:

@@ -16,7 +16,7 @@ from bench.config.presets import load_preset
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.tune import best_settings
-from bench.tune.best_settings import is_between_rungs, search_results, with_tuned
+from bench.tune.best_settings import is_unfinished, search_results, with_tuned
 from results import open_store
 from results.tuned import SearchResult, SettingResult
 from routers.errors import RequestError
@@ -78,12 +78,14 @@ def test_a_tuning_interrupted_between_rungs_is_recognised_as_incomplete(tried, b
     results = tuple(setting_result(*values) for values in tried)
     values = tuple(each.values[0] for each in results)
     result = SearchResult(4, 4, 0, 0, values, 0.9, 1, {}, None, (), results, None, 0.0)
-    assert is_between_rungs(result) == between
+    assert is_unfinished(result) == between
+    assert is_unfinished(result, trials=5), "one setting was not tried"
+    assert is_unfinished(result, seeds=9), "the best have not reached all seeds"
 
 
 def test_a_run_refuses_an_interrupted_tuning(tuned, store, monkeypatch) -> None:
     tuned(["dense"], 1)
-    monkeypatch.setattr(best_settings, "is_between_rungs", lambda result: True)
+    monkeypatch.setattr(best_settings, "is_unfinished", lambda *_: True)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     with pytest.raises(RequestError, match=r"tuning 't' of dense was interrupted .*again"):
         with_tuned(make_request(whole, routers=["dense"]), store, "t")
