@@ -60,6 +60,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (f"{SMOKE} --routers my_router", "If it is your own, give its file: --plugin FILE"),
         ("check my_router", "--plugin FILE"),
         ("run my_suite --preset smoke", "--plugin FILE"),
+        ("doctor --quick", "--quick and --out belong to --device"),
+        ("doctor --device cpu --out .", "is a folder; name a file in it"),
     ],
 )
 def test_a_request_is_refused(
@@ -72,6 +74,19 @@ def test_a_request_is_refused(
     monkeypatch.chdir(tmp_path)
     assert message in refused(shlex.split(arguments), capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (f"{SMOKE} --set model.name=vit_tiny_patch16_224.wrong", "Invalid pretrained tag (wrong)"),
+        ("tune --preset smoke --set router.affinity=3", "no affinity is named 3"),
+    ],
+)
+def test_a_name_of_the_wrong_kind_is_refused(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused([*shlex.split(arguments), "--home", str(tmp_path)], capsys)
 
 
 @pytest.mark.parametrize(
