@@ -22,16 +22,8 @@ from report.conditions import (
     fullest,
 )
 from report.style import KNOWN, RouterStyle, router_styles
-from results import ArrayRecord, Store, StudyRecord
+from results import ArrayRecord, Store, StudyRecord, frames
 from results.conditions import Condition
-from results.frames import (
-    arrays_of,
-    components_frame,
-    measurements_frame,
-    metrics_frame,
-    router_sources,
-    trials_frame,
-)
 from results.statistics.interim import planned_analyses
 from results.statistics.means import ALPHA
 
@@ -277,16 +269,16 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         StoreError: there is no such study, or none at all; the message suggests the nearest name.
     """
     record = store.find_study(name)
-    trials = trials_frame(store, record.name)
-    measurements = measurements_frame(store, record.name)
-    components = components_frame(store)
+    trials = frames.trials_frame(store, record.name)
+    measurements = frames.measurements_frame(store, record.name)
+    components = frames.components_frame(store)
     # Deduplicated in order: of experts that are equally common, the first count as the usual ones.
     entries = dict.fromkeys(Systems().name_rows(trials)["entry"])
     systems = replace(Systems.of(entries), displays=displays(components))
     # If a number was measured with several options of a suite, the newest counts; a timing of a
     # bare layer is a number of its machine.
     number = ["suite", "trial", "place", "metric", "layer", "step", "split", "where"]
-    metrics = metrics_frame(store, record.name).sort_values(["at", "measurement"])
+    metrics = frames.metrics_frame(store, record.name).sort_values(["at", "measurement"])
     metrics["place"] = metrics["machine"].where(metrics["attempt"].isna(), "")
     metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last").drop(columns="place"))
     return StudyData(
@@ -294,9 +286,9 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         trials=systems.name_rows(trials),
         measurements=systems.name_rows(measurements),
         metrics=metrics.assign(where=[json.loads(text) for text in metrics["where"]]),
-        arrays=systems.name_arrays(arrays_of(store, record.name)),
+        arrays=systems.name_arrays(frames.arrays_of(store, record.name)),
         components=components,
-        router_sources=router_sources(store, record.name),
+        router_sources=frames.router_sources(store, record.name),
         state=state_of(record.request, trials, measurements),
         usual_experts=experts_label(*systems.usual) if systems.usual else None,
         claims=claims,

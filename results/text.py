@@ -43,7 +43,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.65)
     if close:
         return f"; did you mean {' or '.join(repr(match) for match in close)}?"
-    return f"; there is {', '.join(known)}" if known else "; there is none"
+    return f"; available: {', '.join(known) or 'none'}"
 
 
 def counted(number: float, noun: str, plural: str = "") -> str:

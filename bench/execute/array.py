@@ -94,7 +94,10 @@ class ArrayRecord:
             BenchError: Slurm does not answer.
         """
         if self.executor == "slurm":
-            _called("scancel", self.jobs[0].partition("_")[0])
+            array = self.jobs[0].partition("_")[0]
+            done = _run(["scancel", array])
+            if done.returncode != 0:
+                raise BenchError(f"scancel {array} failed: {' '.join(done.stderr.split())}")
             return
         for process in self._processes():
             for each in [process, *process.children(recursive=True)]:
@@ -139,10 +142,8 @@ def submit_array(
         newest: see `ArrayWorker`.
 
     Raises:
-        RequestError: submitit or Slurm is not installed.
         BenchError: Slurm refuses the array.
     """
-    refuse_missing(executor)
     import cloudpickle
     import submitit
 
@@ -241,10 +242,7 @@ def _parameters(study: str, executor: ExecutorName, config: ClusterConfig) -> di
 
 
 def _minutes(executor: ExecutorName, config: ClusterConfig) -> int:
-    """Return the time limit of a worker; a year on this machine, where nothing needs one.
-
-    submitit runs a local worker again five times at most.
-    """
+    """Return a worker's time limit: a year here, since submitit restarts it only five times."""
     return config.minutes if executor == "slurm" else 365 * 24 * 60
 
 
@@ -287,13 +285,6 @@ def _slurm_states(array: str) -> Iterator[str]:
         yield from map(str.lower, done.stdout.split())
     elif "Invalid job id" not in done.stderr:  # otherwise Slurm has forgotten it: it is over
         raise BenchError(f"Slurm does not answer: {' '.join(done.stderr.split())}")
-
-
-def _called(*command: str) -> str:
-    done = _run(command)
-    if done.returncode != 0:
-        raise BenchError(f"{shlex.join(command)} failed: {' '.join(done.stderr.split())}")
-    return done.stdout
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -259,13 +259,8 @@ class Tuner:
             self._trials[fingerprint] = trial
             search.set_training(number, fingerprint)
             attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
-            open_ = attempt is not None and attempt.status in UNFINISHED
-            if (
-                stopped is not None
-                and attempt
-                and open_
-                and self.rows[fingerprint] not in self.store.held()
-            ):
+            asked_to_stop = stopped is not None and attempt and attempt.status in UNFINISHED
+            if attempt and asked_to_stop and self.rows[fingerprint] not in self.store.held():
                 # Its process was killed before it stopped.
                 self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
                 discard_state(trial_folder(self.runner.context.home, fingerprint))

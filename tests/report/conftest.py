@@ -73,6 +73,7 @@ class Lab:
     protocol: str = "first"
     aa_replicate: int = 0
     displays: dict[str, str] = field(default_factory=dict)
+    cards: dict[str, list[int]] = field(default_factory=dict)
     entropies: Callable[[str, np.random.Generator], tuple[list[Metric], list[Array]]] | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +94,10 @@ class Lab:
         conditions: Sequence[dict[str, Any]] = ({},),
     ) -> None:
         for router, values in top1.items():
-            self.store.components([router_card(router, self.displays.get(router))])[0]
+            cards = [router_card(router, self.displays.get(router))]
+            if FAMILIES[router] != "baseline":
+                cards.append(Component("experts", "mlp", "", "mlp"))
+            self.cards[router] = self.store.components(cards)
             own = conditions if router != "dense" else conditions[:1]
             for number, settings in enumerate(own):
                 swept = {} if router == "dense" else settings
@@ -116,8 +120,7 @@ class Lab:
             fingerprint += self.protocol
         if self.aa_replicate:
             fingerprint += " twin"
-        card = router_card(router, self.displays.get(router))
-        made_of = [self.made_with(), *self.store.components([card])]
+        made_of = [self.made_with(), *self.cards.get(router, ())]
         trial = self.store.trials([Subject(fingerprint, fields, made_of)])[0]
         self.store.add_trial_to_study(self.study, trial)
         return trial

@@ -199,7 +199,7 @@ def test_a_name_is_looked_up_among_all_kinds_of_components():
     assert find_component("attentive").kind == "router"
     assert find_component("affinity:attentive").kind == "affinity"
     assert find_component("importance").kind == "loss"
-    with pytest.raises(RequestError, match="say experts:mlp or affinity:mlp"):
+    with pytest.raises(RequestError, match="use experts:mlp or affinity:mlp"):
         find_component("mlp")
     with pytest.raises(RequestError, match="no kind 'expert' of components; did you mean"):
         find_component("expert:mlp")

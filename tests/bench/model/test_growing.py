@@ -158,7 +158,7 @@ def test_the_cost_of_a_training_is_estimated(tiny_spec):
             {"router": "diffmoe"},
             "the router DiffMoE routes .* whole batch .* 'moce_ir', or experts.name",
         ),
-        ({"options": {**VIT, "patch_drop_rate": 0.5}}, "all 16 tokens .* have 8: .*drop_rate = 0"),
+        ({"options": {**VIT, "patch_drop_rate": 0.5}}, "all 16 tokens .* has 8: .*drop_rate = 0"),
     ],
 )
 def test_settings_that_split_or_join_images_are_refused(changed, said):
@@ -168,7 +168,7 @@ def test_settings_that_split_or_join_images_are_refused(changed, said):
 
 def test_padded_images_are_refused_for_their_tokens_and_not_their_groups():
     model, mask = vit(), torch.arange(16) < torch.tensor([[16], [9]])
-    refused = pytest.raises(RequestError, match=r"all 16 tokens .* have 9: leave images unpadded")
+    refused = pytest.raises(RequestError, match=r"all 16 tokens .* has 9: leave images unpadded")
     with refused, forward_pass(model, mask=mask):
         model(torch.randn(2, 3, 16, 16))
 
