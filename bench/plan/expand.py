@@ -179,8 +179,7 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
         from bench.model.timm_models import require_model, timm
 
         require_model(model.name)
-        usual = timm.get_pretrained_cfg(model.name)
-        size = usual and usual.input_size[-1]
+        size = (usual := timm.get_pretrained_cfg(model.name)) and usual.input_size[-1]
     return data.model_copy(update={"image_size": size}) if isinstance(size, int) else data
 
 

@@ -196,7 +196,7 @@ def test_a_model_that_cannot_be_pruned_says_why(model, tiny_dataset):
     with pytest.raises(RequestError, match=r"MoE layers are none"):
         prune(model("dense"), parent, [])
     for name in ("frozen", "random", "soft_moe"):
-        with pytest.raises(UndefinedError, match=f"'{name}' has no vector of each expert"):
+        with pytest.raises(UndefinedError, match=f"'{name}' has no vector per expert"):
             shares_by("prune_router_change", calibration(model(name), tiny_dataset), 2)
     with pytest.raises(UndefinedError, match="same number of tokens"):
         shares_by("prune_count", calibration(model(), tiny_dataset), 2)
