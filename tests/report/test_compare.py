@@ -208,7 +208,10 @@ def test_an_interval_excludes_zero_exactly_if_the_difference_is_resolved():
             r"are the same; .* was made by 0123456789ab \(from 20.*fedcba987654\+",
         ),
         (("tiny", "tinny"), "no study 'tinny' .*did you mean 'tiny'"),
-        (("tiny@0", "tiny@77"), "no version of the code of study 'tiny' begins with '77'; available"),
+        (
+            ("tiny@0", "tiny@77"),
+            "no version of the code of study 'tiny' begins with '77'; available: ",
+        ),
         (("tiny@", "tiny@0"), "no version of the code of study 'tiny' begins with ''"),
         (("tiny", "apart"), r"tiny and apart have no system in common\. tiny has dense, .*frozen"),
     ],
