@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -13,6 +15,7 @@ from bench.tune.storage import has_tuning, open_tuning
 from results import Store
 from results.store.records import AttemptRecord, AttemptStatus
 from results.tuned import SearchResult, SettingResult
+from routers import ROUTERS
 from routers.errors import RequestError
 
 Attempts = Mapping[str, Sequence[AttemptRecord]]
@@ -100,6 +103,18 @@ def _cost(trainings: Iterable[str], attempts: Attempts) -> tuple[float | None, f
     return sum(flops) if flops else None, sum(attempt.seconds or 0.0 for attempt in made)
 
 
+def _asked(store: Store, study: str) -> dict[str, tuple[int, int]]:
+    """Return the settings and seeds of each router that a tuning was last asked for."""
+    requests = {each.name: each.request for each in store.studies()}
+    if (preset := requests.get(study, {}).get("preset")) is None:
+        return {}
+    wanted = preset["tune"]["trials"], preset["tune"]["seeds"]
+    parts: list[Any] = preset["parts"] or [{}]
+    named = [part.get("routers") or preset["routers"] for part in parts]
+    names = ROUTERS.names() if "all" in named else chain.from_iterable(named)
+    return dict.fromkeys(names, wanted)
+
+
 def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
     """Return the request with the best settings of each of its routers.
 
@@ -120,10 +135,8 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
             f"--study {study} --routers {','.join(missing)}` with the same --preset"
         )
     tuned = {name: results[name] for name in routers}
-    requests = {each.name: each.request for each in store.studies()}
-    asked = requests.get(study, {}).get("preset", {}).get("tune", {})
-    wanted = asked.get("trials", 0), asked.get("seeds", 0)
-    if begun := [name for name, each in tuned.items() if is_unfinished(each, *wanted)]:
+    asked = _asked(store, study)
+    if begun := [n for n, each in tuned.items() if is_unfinished(each, *asked.get(n, ()))]:
         raise RequestError(
             f"tuning {study!r} of {', '.join(begun)} was interrupted before all its settings had "
             "been tried, and the best on all their seeds: run the same `tune` command again to "
