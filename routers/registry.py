@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -20,6 +23,7 @@ from routers.hyper import (
 )
 
 Target = TypeVar("Target", bound=Callable[..., Any])
+ARXIV = re.compile(r"\b\d{4}\.\d{4,5}\b")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Entry:
         family: the group that it is listed under.
         display: its name as a paper prints it; by default the registered one.
         source: where it was published, as an arXiv id if there is one.
-        bibtex: a BibTeX entry for citing it.
+        bibtex: BibTeX entries for citing it; by default those of the papers in `references.bib`
+            that its source names.
     """
 
     name: str
@@ -113,7 +118,8 @@ class Registry:
                     f"{self.kind} {name!r} {self._is} registered already, by "
                     f"{inspect.getsourcefile(taken.target)}; choose another name"
                 )
-            entry = Entry(name, self.kind, family, display or name, source, bibtex, target)
+            cited = bibtex or bibtex_of(source or "")
+            entry = Entry(name, self.kind, family, display or name, source, cited, target)
             refuse_bad_declaration(entry.hyper_model, f"{self.kind} {name!r}")
             if isinstance(target, type) and issubclass(target, Configurable):
                 target.refuse_bad_class(f"{self.kind} {name!r}")
@@ -142,3 +148,16 @@ class Registry:
     def discard(self, name: str) -> None:
         """Remove a component, such as one that a plugin registered before it failed."""
         self._entries.pop(name, None)
+
+
+def bibtex_of(source: str) -> str | None:
+    """Return the entries of the papers that a source names by arXiv id; None if none is known."""
+    known = [_references()[paper] for paper in ARXIV.findall(source) if paper in _references()]
+    return "\n\n".join(known) or None
+
+
+@cache
+def _references() -> dict[str, str]:
+    """Return the entries of `references.bib`, which blank lines separate, by arXiv id."""
+    text = Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
+    return {ARXIV.findall(entry)[0]: entry for entry in text.strip().split("\n\n")}

@@ -1,6 +1,7 @@
 """Provenance of a study: its code, machines and components."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
@@ -86,7 +87,8 @@ def newest(study: StudyData) -> datetime:
 
 def bibtex(cards: Iterable[Card]) -> str:
     """Return the BibTeX entries of all cards, each once."""
-    return "\n\n".join(dict.fromkeys(card["bibtex"].strip() for card in cards if card["bibtex"]))
+    entries = (entry for card in cards for entry in re.split(r"\n\n+(?=@)", card["bibtex"].strip()))
+    return "\n\n".join(dict.fromkeys(filter(None, entries)))
 
 
 def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:

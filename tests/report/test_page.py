@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import report
+from report.topics import provenance
 from report.write import write_report
 
 LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"}
@@ -138,6 +139,8 @@ def test_figures_follow_the_theme(written):
 def test_each_reference_is_written_once(written):
     text = (written.paths.folder / "references.bib").read_text(encoding="utf-8")
     assert text.count("@article{soft_moe,") == 1
+    cards = [{"bibtex": "@misc{a}\n\n@misc{b}\n"}, {"bibtex": ""}, {"bibtex": "@misc{b}"}]
+    assert provenance.bibtex(cards) == "@misc{a}\n\n@misc{b}"
 
 
 def test_a_router_that_only_has_unusual_experts_has_a_card(lab, store, tmp_path):

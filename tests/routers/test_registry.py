@@ -1,9 +1,11 @@
 """One registry for every kind of component."""
 
+import re
+
 import pytest
 import torch
 
-from routers import ROUTERS, Registry, RequestError, Router
+from routers import AFFINITIES, LOSSES, ROUTERS, Registry, RequestError, Router
 
 
 @pytest.fixture
@@ -29,6 +31,18 @@ def test_a_component_is_found_by_name_with_its_card(registry):
     assert card.source == "arXiv 0000.00000"
     assert [info.name for info in card.hyper] == ["size"]
     assert "def registry" in card.source_text
+
+
+def test_the_papers_of_every_built_in_component_are_cited():
+    for entry in (*ROUTERS.entries(), *AFFINITIES.entries(), *LOSSES.entries()):
+        for paper in re.findall(r"\d{4}\.\d{5}", entry.source or ""):
+            assert f"eprint = {{{paper}}}" in entry.bibtex, (entry.name, paper)
+
+
+def test_a_component_may_bring_its_own_reference(registry):
+    assert registry.get("first").bibtex is None, "the paper is not known"
+    registry.register("own", source="arXiv 2401.15969", bibtex="@misc{own}")(lambda: None)
+    assert registry.get("own").bibtex == "@misc{own}"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one(registry):
