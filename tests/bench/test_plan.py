@@ -118,7 +118,8 @@ def test_images_of_any_size_are_resized_to_the_input_of_the_model(plan, tmp_path
     assert Datasets().get(trial.spec.data).image_shape == (1, size, size)
     with pytest.raises(RequestError, match="unequal size"):
         plan(
-            settings=settings | {"model.name": "none", "model.options": {}, "data.image_size": None}
+            settings=settings
+            | {"model.name": "mlp_mixer", "model.options": {}, "data.image_size": None}
         )
 
 
