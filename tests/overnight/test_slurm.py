@@ -117,6 +117,8 @@ def test_lost_workers_and_a_restarted_server_change_no_row(
     assert night.rows() == alone.rows()
 
 
+# By hand: when within a minute Slurm sends the signal is chance, so it takes 2 to 7 minutes.
+@pytest.mark.campaign
 def test_a_worker_at_its_time_limit_saves_and_is_requeued(
     cluster_night: Started, new_night: Started
 ) -> None:
