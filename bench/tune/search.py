@@ -7,10 +7,12 @@ router's earlier settings on their first seed; other routers have no influence.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -122,8 +124,9 @@ class Search:
         return draw(first, self.contender.space, seed, self._pruner, study=self._name)
 
     def set_training(self, number: int, fingerprint: str) -> None:
-        """Record which training a trial is."""
-        self._storage.set_trial_user_attr(self._id(number), TRAINING, fingerprint)
+        """Record which training a trial is, unless another run has recorded its end meanwhile."""
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(self._id(number), TRAINING, fingerprint)
 
     def report(self, number: int, evaluation: int, accuracy: float) -> bool:
         """Record an evaluation of a trial.

@@ -59,6 +59,20 @@ def test_draws_depend_only_on_the_router_and_the_seed() -> None:
     assert [each["train.lr"] for each in together[0]] != [each["train.lr"] for each in together[1]]
 
 
+def test_a_trial_that_another_run_has_ended_meanwhile_is_left_as_it_is() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    storage = InMemoryStorage()
+    one, other = (search_of(contender, storage=storage) for _ in range(2))
+    step = one.next()
+    assert step is not None
+    other.set_training(step.number, "f1")
+    other.end(step.number, "done", 0.5)
+    one.set_training(step.number, "f1")
+    one.end(step.number, "done", 0.5)
+    (trial,) = one.trials
+    assert (trial.value, trial.user_attrs["training"]) == (0.5, "f1")
+
+
 def test_draws_learn_from_the_trials_before_them() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     up = drawn(search_of(contender), 30, lambda settings: settings["train.lr"])
