@@ -13,9 +13,7 @@ from report.study import BUILT_IN, StudyData
 from report.table import CONSTANT, OLDER, TIED, Cell, Column, Row, Table, with_warning
 from results import frames
 from results.conditions import Condition
-from results.statistics.comparisons import NULLS, declared, family
-
-BySeed = Mapping[int, float]
+from results.statistics.comparisons import NULLS, BySeed, declared, family
 
 
 def with_best(study: StudyData, table: Table) -> Table:

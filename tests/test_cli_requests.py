@@ -61,7 +61,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("check my_router", "--plugin FILE"),
         ("run my_suite --preset smoke", "--plugin FILE"),
         ("doctor --quick", "--quick and --out belong to --device"),
-        ("doctor --device cpu --out .", "is a folder; name a file in it"),
+        ("doctor --device cpu --out .", "is a folder; name a file in it, such as device-cpu.md"),
     ],
 )
 def test_a_request_is_refused(

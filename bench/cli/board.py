@@ -25,6 +25,16 @@ GAP = 2
 """Columns between two cells."""
 
 
+def unfinished(counts: Mapping[str, int], last: Sequence[str] = ()) -> list[str]:
+    """Return `2 running`, `1 timed out`: the running trials, those that failed, and `last`."""
+    failed = sorted(status for status in counts if status not in ("done", *UNDER_WAY))
+    return [
+        f"{counts[status]} {status.replace('_', ' ')}"
+        for status in ("running", *failed, *last)
+        if counts.get(status)
+    ]
+
+
 @dataclass(frozen=True)
 class Board:
     """A study at one moment.
@@ -54,10 +64,7 @@ class Board:
         """Return the counts as text: `12 of 24 trials done, 2 running, 1 failed, 9 waiting`."""
         done, all_ = self.counts.get("done", 0), counted(self.total, "trial")
         parts = [f"{done} of {all_} done"] if self.total else []
-        failed = [status for status in self.counts if status not in ("done", *UNDER_WAY)]
-        for status in ("running", *sorted(failed), *OPEN):
-            if self.counts.get(status):
-                parts.append(f"{self.counts[status]} {status.replace('_', ' ')}")
+        parts += unfinished(self.counts, OPEN)
         measured, layers = self.layers
         if layers:
             parts.append(f"{measured} of {counted(layers, 'layer')}")

@@ -82,9 +82,10 @@ def doctor_device(place: Place, name: DeviceName, quick: bool, out: Path | None)
             "`python bench.py doctor` says why, and --device cpu runs the same examination on the "
             "CPU"
         )
-    file = out or place.home / f"device-{name}.md"
+    usual = f"device-{name}.md"
+    file = out or place.home / usual
     if file.is_dir():
-        raise RequestError(f"--out {file} is a folder; name a file in it, as {file / file.name}.md")
+        raise RequestError(f"--out {file} is a folder; name a file in it, such as {file / usual}")
     file.parent.mkdir(parents=True, exist_ok=True)
     place.load()
     report = examine(name, quick, lambda line: print(line, file=sys.stderr))

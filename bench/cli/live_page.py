@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.cli.board import UNDER_WAY
+from bench.cli.board import unfinished
 from report import state_of
 from report.study import load_study
 from report.write import page_of
@@ -163,12 +163,9 @@ def line_of(trials: pd.DataFrame, measurements: pd.DataFrame, living: bool) -> s
     Args:
         living: whether the study is being run.
     """
-    counts = trials["status"].value_counts()
+    counts = trials["status"].value_counts().to_dict()
     parts = [f"{counts.get('done', 0)} of {counted(len(trials), 'trial')} done"]
-    failed = sorted(status for status in counts.index if status not in ("done", *UNDER_WAY))
-    for status in ("running", *failed):
-        if status in counts:
-            parts.append(f"{counts[status]} {status.replace('_', ' ')}")
+    parts += unfinished(counts)
     times = [*trials["finished_at"].dropna(), *measurements["at"].dropna()]
     if times:
         last = max(times).to_pydatetime().astimezone()

@@ -167,15 +167,13 @@ class ProcessExecutor:
                 busy.since = time.monotonic()
             match message:
                 case int():
-                    pass
+                    busy.pid = message
+                    if self._stopping:
+                        busy.signal(signal.SIGTERM)
                 case Ended(_, AttemptStatus.INTERRUPTED) if busy.late:
-                    continue  # it is recorded as timed out
+                    pass  # it is recorded as timed out
                 case _:
                     busy.on_event(message)
-                    continue
-            busy.pid = message
-            if self._stopping:
-                busy.signal(signal.SIGTERM)
 
     def _outcome(self, busy: _Busy) -> Result | WorkerFailure:
         outcome = _outcome_of(busy.future, self._stopping)

@@ -33,15 +33,18 @@ register_model(image_classifier)
 register_model(mlp_mixer)
 
 
-def require_model(name: str) -> None:
-    """Raise `RequestError`, with similar names, if no model is registered under this name."""
+def require_model(name: str) -> Any:
+    """Return timm's configuration of a model's pretrained weights; None if it has none.
+
+    Raises `RequestError`, with similar names, if no model is registered under this name.
+    """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
             f"timm has no model {name!r}; available: {', '.join(close) or 'none near'}"
         )
     try:
-        timm.get_pretrained_cfg(name)
+        return timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag of pretrained weights that does not exist
         raise RequestError(f"timm's {name!r}: {error}") from None
 

@@ -176,10 +176,10 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
         return data
     size = model.options.get("img_size")
     if size is None:
-        from bench.model.timm_models import require_model, timm
+        from bench.model.timm_models import require_model
 
-        require_model(model.name)
-        size = (usual := timm.get_pretrained_cfg(model.name)) and usual.input_size[-1]
+        usual = require_model(model.name)
+        size = usual and usual.input_size[-1]
     return data.model_copy(update={"image_size": size}) if isinstance(size, int) else data
 
 

@@ -259,10 +259,10 @@ class Tuner:
             self._trials[fingerprint] = trial
             search.set_training(number, fingerprint)
             attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
-            asked_to_stop = stopped is not None and attempt and attempt.status in UNFINISHED
-            if attempt and asked_to_stop and self.rows[fingerprint] not in self.store.held():
+            under_way = attempt if attempt and attempt.status in UNFINISHED else None
+            if under_way and stopped and self.rows[fingerprint] not in self.store.held():
                 # Its process was killed before it stopped.
-                self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
+                self.store.finish_attempt(under_way.id, AttemptStatus.PRUNED, error=stopped)
                 discard_state(trial_folder(self.runner.context.home, fingerprint))
             (decision,) = self.runner.reuse.trials([planned])
             job = Job(planned, decision, task)

@@ -30,7 +30,7 @@ class PairedDifference(Interval):
     correlation: float | None
     """Pearson's correlation of the pairs; None below three pairs, or if one side does not vary."""
     p_value: float | None
-    """That of a two-sided paired t-test; None if there is no interval."""
+    """The p-value of a two-sided paired t-test; None if there is no interval."""
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:

@@ -17,8 +17,9 @@ from bench.config.schema import (
     TrainConfig,
     TrialSpec,
 )
-from bench.data import Dataset, Split
+from bench.data import Dataset, Datasets, Split
 from bench.train.outcome import Outcome, SavedSnapshot, write_outcome
+from results import Store, open_store
 from routers import ROUTERS, Router, SoftRouting, register_router
 
 CLASSES = 4
@@ -51,6 +52,16 @@ def leave_outcome(folder: Path, snapshots: Sequence[SavedSnapshot] = (), steps: 
         **numbers,
     )
     write_outcome(done)
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Datasets:
+    return Datasets()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from bench.plan import fingerprint
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Retry, Reuse, explain
-from results import Store, open_store
+from results import Store
 from results.frames import trials_frame
 from results.models import AttemptRow, TrialRow
 from routers.errors import RequestError
@@ -33,16 +33,6 @@ LABELS = [
     PARENT,
     f"{PARENT} transform=distill parent={PARENT}",
 ]
-
-
-@pytest.fixture(scope="session")
-def datasets() -> Datasets:
-    return Datasets()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
 
 
 @pytest.fixture

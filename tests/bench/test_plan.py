@@ -18,17 +18,12 @@ from bench.plan.plan import Plan, Request, labels, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Reuse
 from bench.train.outcome import SavedSnapshot
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Store
 from routers.errors import RequestError
 from tests.bench.conftest import leave_outcome
 
 ROUTERS = ("softmax_token_choice", "dense")
 FILES = ("first", "weights")
-
-
-@pytest.fixture(scope="session")
-def datasets() -> Datasets:
-    return Datasets()
 
 
 @pytest.fixture
@@ -40,11 +35,6 @@ def plan(datasets: Datasets) -> Callable[..., Plan]:
         return make_plan(make_request(load_preset("smoke"), **asked), datasets)
 
     return make
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
 
 
 def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) -> None:

@@ -16,7 +16,7 @@ from bench.execute.queue import Item, Queue
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Reuse
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Store
 from results.store.leases import this_process
 from results.store.records import Run
 
@@ -30,11 +30,6 @@ def plan() -> Plan:
     request = make_request(load_preset("smoke"), routers=["dense"], seeds=6, suites=["accuracy"])
     made = make_plan(request, Datasets())
     return replace(made, trials=tuple(replace(each, suites=()) for each in made.trials), layers=())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from bench.data.registry import Datasets
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Decision, Retry, Reuse
-from results import CodeVersion, Machine, Metric, Store, open_store
+from results import CodeVersion, Machine, Metric, Store
 from tests.bench.conftest import leave_outcome
 
 MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
@@ -28,11 +28,6 @@ def plan() -> Plan:
     suites = ["accuracy", "balance", "entropy", "specialization", "throughput"]
     request = make_request(load_preset("smoke"), routers=["dense"], seeds=2, suites=suites)
     return make_plan(request, DATA)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
 
 
 def tried(store: Store, plan: Plan, *statuses: str, checkpoint: str | None = None) -> None:

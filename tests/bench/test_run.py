@@ -45,16 +45,6 @@ QUICK = {
 }
 
 
-@pytest.fixture(scope="session")
-def datasets() -> Datasets:
-    return Datasets()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
-
-
 @pytest.fixture
 def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
     """Run a shortened preset smoke: `run(["dense"], suites=[…], on_event=…)`."""

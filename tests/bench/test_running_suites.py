@@ -1,4 +1,4 @@
-"""What a suite yields is checked before it is stored; an error names the suite."""
+"""Checks of what a suite yields, before it is stored; their errors name the suite."""
 
 from concurrent.futures import Future
 

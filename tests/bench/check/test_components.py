@@ -21,6 +21,13 @@ def registered(registry, target, **options):
         registry.discard("broken")
 
 
+def failures_of(registry, target):
+    """Return the details of the checks that a component fails, by name."""
+    with registered(registry, target) as name:
+        failures = check_component(registry.get(name)).failures
+    return {failure.name: failure.detail for failure in failures}
+
+
 @pytest.mark.parametrize("name", EXPERTS.names())
 def test_built_in_experts_pass(name):
     report = check_component(EXPERTS.get(name))
@@ -111,10 +118,7 @@ class Rigid(Scaled):
     ],
 )
 def test_a_fault_in_experts_is_found(experts, check, message):
-    with registered(EXPERTS, experts) as name:
-        failures = {
-            failure.name: failure.detail for failure in check_component(EXPERTS.get(name)).failures
-        }
+    failures = failures_of(EXPERTS, experts)
     assert message in failures[check]
     assert "for an MLP, defaults" in failures[check]
 
@@ -180,10 +184,7 @@ def overflowing(routing, batch):
     ],
 )
 def test_a_fault_in_a_loss_is_found(loss, check, message):
-    with registered(LOSSES, loss) as name:
-        failures = {
-            failure.name: failure.detail for failure in check_component(LOSSES.get(name)).failures
-        }
+    failures = failures_of(LOSSES, loss)
     assert message in failures[check]
 
 

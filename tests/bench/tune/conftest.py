@@ -21,16 +21,6 @@ from results.tuned import SearchResult
 QUICK = {"train.epochs": 0.2, "train.evaluations": 4}
 
 
-@pytest.fixture(scope="session")
-def datasets() -> Datasets:
-    return Datasets()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "bench.db")
-
-
 @pytest.fixture
 def tuned(
     tmp_path: Path, store: Store, datasets: Datasets
